@@ -1,0 +1,206 @@
+"""CLIP's two encoders with deep prompts: functions over open_clip's modules, which stay frozen and untouched.
+
+Where the tokens go follows PromptSRC (Khattak et al., ICCV 2023). Text: ``SOS, p_1..p_n, name tokens, EOT``; the prompts of
+layer 0 enter before the positional embedding is added, and rows 1..n are replaced before each later block. Images: the
+prompts follow the patch tokens, after the positional embedding and before ``ln_pre``, and the last n rows are replaced
+before each later block. Blocks beyond the prompts' depth carry the prompt rows on.
+
+What is computed is the plain forward pass; what is *not* computed is everything that cannot reach the output:
+
+- The text encoder is causal, so the rows SOS, p_1..p_n are the same for every class: they are computed once, and each
+  class's own tokens attend to their keys and values.
+- Tokens after EOT reach nothing. The classes' own tokens are kept packed, [T, d], and padded inside attention only.
+- Only the class token (images) and EOT (text) leave the last block: it computes keys and values for all rows, the rest
+  for that one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmlop.backbone import Backbone
+
+
+def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = None) -> Tensor:
+    """Image features [B, d], not normalised, as open_clip's ``encode_image`` gives without prompts.
+
+    ``images`` [B, 3, H, W], normalised; ``prompts`` [J, n, d_v], or [B, J, n, d_v] with one set per image.
+    """
+    visual = backbone.visual
+    blocks = list(visual.transformer.resblocks)
+    dtype = visual.conv1.weight.dtype
+    x = visual.conv1(images.to(dtype)).flatten(2).transpose(1, 2)  # [B, patches, d_v]
+    x = torch.cat([visual.class_embedding.to(dtype).expand(len(x), 1, -1), x], dim=1)
+    x = x + visual.positional_embedding.to(dtype)  # [B, 1 + patches, d_v]
+    prompted = _batched(prompts, len(x), dtype)  # [B, J, n, d_v]
+    depth, n = prompted.shape[1:3]
+    if depth:
+        x = torch.cat([x, prompted[:, 0]], dim=1)  # [B, 1 + patches + n, d_v]
+    x = _norm(visual.ln_pre, x)
+    for index, block in enumerate(blocks):
+        if 0 < index < depth:
+            x = torch.cat([x[:, : x.shape[1] - n], prompted[:, index]], dim=1)
+        normed = _norm(block.ln_1, x)
+        if index == len(blocks) - 1:  # only the class token leaves
+            x, query_rows = x[:, :1], normed[:, :1]
+        else:
+            query_rows = normed
+        keys, values = _keys_values(block, normed)
+        attended = F.scaled_dot_product_attention(_heads(block, _queries(block, query_rows)), keys, values)
+        x = _finish(block, x, _merge(attended))
+    pooled = _norm(visual.ln_post, x[:, 0])
+    return _project(visual.proj, pooled)
+
+
+def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = None) -> Tensor:
+    """Text features, not normalised, as open_clip's ``encode_text`` gives without prompts.
+
+    ``tokens`` [C, L] are whole token rows (SOS ... EOT, zeros) *without* room for prompts: the n prompt tokens are put
+    behind SOS here. ``prompts`` [J, n, d_t] give [C, d]; several sets at once, [S, J, n, d_t], give [S, C, d].
+
+    Raises ValueError where tokens and prompts together are longer than the context (``Backbone.tokenize`` says which
+    text).
+    """
+    text = backbone.text
+    blocks = list(text.transformer.resblocks)
+    dtype = blocks[0].mlp.c_fc.weight.dtype
+    sets = 1 if prompts is None or prompts.dim() == 3 else len(prompts)
+    prompted = _batched(prompts, sets, dtype)  # [S, J, n, d_t]
+    depth, n = prompted.shape[1:3]
+    packing = _Packing(tokens, first_row=n + 1)
+    if packing.longest + n + 1 > len(text.positional_embedding):
+        raise ValueError(f"{packing.longest + 1} tokens and {n} prompts exceed the context of {backbone.context_length}")
+
+    position = text.positional_embedding.to(dtype)
+    start = text.token_embedding(tokens[:1, 0]).to(dtype).expand(sets, 1, -1)  # SOS
+    prefix = torch.cat([start, prompted[:, 0]], dim=1) if depth else start
+    prefix = prefix + position[: n + 1]  # [S, 1 + n, d_t]
+    own = text.token_embedding(packing.tokens).to(dtype) + position[packing.rows]  # [T, d_t]
+    own = own.expand(sets, -1, -1)  # [S, T, d_t]
+
+    for index, block in enumerate(blocks):
+        if 0 < index < depth:
+            prefix = torch.cat([prefix[:, :1], prompted[:, index]], dim=1)
+        normed_prefix, normed_own = _norm(block.ln_1, prefix), _norm(block.ln_1, own)
+        prefix_keys, prefix_values = _keys_values(block, normed_prefix)  # [S, H, 1 + n, d_h]
+        keys, values = _linear(block, normed_own, 1, 3).chunk(2, dim=-1)  # [S, T, d_t] each
+        keys = packing.with_prefix(prefix_keys, _heads_of(block, packing.pad(keys)))  # [S * C, H, 1 + n + Lmax, d_h]
+        values = packing.with_prefix(prefix_values, _heads_of(block, packing.pad(values)))
+        if index == len(blocks) - 1:  # only EOT leaves
+            own = own[:, packing.ends]  # [S, C, d_t]
+            queries = _queries(block, normed_own[:, packing.ends]).flatten(0, 1).unsqueeze(1)  # [S * C, 1, d_t]
+            attended = F.scaled_dot_product_attention(
+                _heads(block, queries), keys, values, attn_mask=packing.end_mask(sets, dtype)
+            )
+            own = _finish(block, own, _merge(attended).view_as(own))
+        else:
+            queries = packing.pad(_queries(block, normed_own)).flatten(0, 1)  # [S * C, Lmax, d_t]
+            attended = F.scaled_dot_product_attention(
+                _heads(block, queries), keys, values, attn_mask=packing.mask(dtype)
+            )
+            own = _finish(block, own, packing.unpad(_merge(attended), sets))
+            attended = F.scaled_dot_product_attention(
+                _heads(block, _queries(block, normed_prefix)), prefix_keys, prefix_values, is_causal=True
+            )
+            prefix = _finish(block, prefix, _merge(attended))
+
+    features = _project(text.text_projection, _norm(text.ln_final, own))  # [S, C, d]
+    return features if prompts is not None and prompts.dim() == 4 else features[0]
+
+
+class _Packing:
+    """Where each class's own tokens (behind SOS, up to EOT) lie: packed in [T], or padded as [C, Lmax]."""
+
+    def __init__(self, tokens: Tensor, first_row: int) -> None:
+        lengths = tokens.argmax(dim=1)  # EOT has the highest id; SOS is row 0, so this is the number of own tokens
+        inside = torch.arange(tokens.shape[1] - 1, device=tokens.device) < lengths[:, None]  # [C, L - 1]
+        self.classes, self.longest, self.first_row = len(tokens), int(lengths.max()), first_row
+        self.tokens = tokens[:, 1:][inside]  # [T]
+        self.ends = lengths.cumsum(0) - 1  # [C] where EOT lies in the packed rows
+        self.lengths = lengths
+        inside = inside[:, : self.longest]
+        self.slots = inside.flatten().nonzero().squeeze(1)  # [T] where a token lies in the padded rows
+        self.rows = self.slots % self.longest + first_row  # [T] position in the sequence
+
+    def pad(self, packed: Tensor) -> Tensor:  # [S, T, d] -> [S, C, Lmax, d]
+        padded = packed.new_zeros(len(packed), self.classes * self.longest, packed.shape[-1])
+        return padded.index_copy(1, self.slots, packed).unflatten(1, (self.classes, self.longest))
+
+    def unpad(self, padded: Tensor, sets: int) -> Tensor:  # [S * C, Lmax, d] -> [S, T, d]
+        return padded.view(sets, self.classes * self.longest, -1)[:, self.slots]
+
+    def with_prefix(self, prefix: Tensor, own: Tensor) -> Tensor:
+        """Prefix keys [S, H, 1 + n, d_h] before each class's own [S, C, H, Lmax, d_h] -> [S * C, H, ..., d_h]."""
+        shared = prefix.unsqueeze(1).expand(-1, self.classes, -1, -1, -1)
+        return torch.cat([shared, own], dim=3).flatten(0, 1)
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """Additive causal mask [Lmax, 1 + n + Lmax]: the whole prefix, and own tokens up to the query's. A real token
+        never sees padding, which lies behind it."""
+        blocked = torch.full((self.longest, self.longest), -torch.inf, dtype=dtype, device=self.slots.device).triu(1)
+        return F.pad(blocked, (self.first_row, 0))
+
+    def end_mask(self, sets: int, dtype: torch.dtype) -> Tensor:
+        """The rows of the causal mask at each class's EOT, [S * C, 1, 1, 1 + n + Lmax]."""
+        return self.mask(dtype)[self.lengths - 1].repeat(sets, 1)[:, None, None]
+
+
+def _batched(prompts: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor:
+    """Prompts as [batch, J, n, d] (J = n = 0 for None)."""
+    if prompts is None or prompts.shape[-2] == 0:
+        return torch.empty(batch, 0, 0, 0)
+    prompts = prompts.to(dtype)
+    return prompts.expand(batch, -1, -1, -1) if prompts.dim() == 3 else prompts
+
+
+def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Layer norm in the precision of its weights (fp32 under bf16 and fp16), back in that of x."""
+    if isinstance(norm, nn.Identity):  # a tower without ln_pre
+        return x
+    norm = cast(nn.LayerNorm, norm)
+    normed = F.layer_norm(x.to(norm.weight.dtype), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return normed.to(x.dtype)
+
+
+def _linear(block: Any, normed: Tensor, start: int, stop: int) -> Tensor:
+    """Queries, keys and values are parts 0, 1 and 2 of one matrix in ``nn.MultiheadAttention``."""
+    width = normed.shape[-1]
+    rows = slice(start * width, stop * width)
+    return F.linear(normed, block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows])
+
+
+def _queries(block: Any, normed: Tensor) -> Tensor:
+    return _linear(block, normed, 0, 1)
+
+
+def _keys_values(block: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
+    keys, values = _linear(block, normed, 1, 3).chunk(2, dim=-1)
+    return _heads(block, keys), _heads(block, values)
+
+
+def _heads(block: Any, x: Tensor) -> Tensor:  # [B, rows, d] -> [B, H, rows, d_h]
+    return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2)
+
+
+def _heads_of(block: Any, x: Tensor) -> Tensor:  # [S, C, rows, d] -> [S, C, H, rows, d_h]
+    return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(2, 3)
+
+
+def _merge(x: Tensor) -> Tensor:  # [B, H, rows, d_h] -> [B, rows, d]
+    return x.transpose(1, 2).flatten(2)
+
+
+def _finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
+    """The rest of a residual block, after attention."""
+    x = x + block.ls_1(block.attn.out_proj(attended))
+    return x + cast(Tensor, block.ls_2(block.mlp(_norm(block.ln_2, x))))
+
+
+def _project(projection: Any, x: Tensor) -> Tensor:
+    if projection is None:
+        return x
+    return cast(Tensor, projection(x)) if isinstance(projection, nn.Linear) else x @ projection

@@ -1,0 +1,205 @@
+"""The training loop: prompts learned from a few pictures per class, resumable after any epoch to the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmlop.backbone import Backbone
+from mmlop.data.pictures import augment
+from mmlop.errors import MmlopError
+from mmlop.features import image_features, prompted_text, prompted_tokens
+from mmlop.files import replacing
+from mmlop.losses import Consistency, loss_terms, unit
+from mmlop.encode import encode_image
+from mmlop.prompts import Factors, PromptShape, compose, initialise
+
+logger = logging.getLogger(__name__)
+
+Epoch = dict[str, float]  # mean of each loss term, training accuracy in percent, learning rate
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How prompts are trained. The defaults are the paper's, or PromptSRC's where it is silent."""
+
+    epochs: int = 30
+    batch_size: int = 4
+    learning_rate: float = 0.0025
+    warmup_epochs: int = 1
+    warmup_rate: float = 1e-5  # constant during warm-up
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    consistency: Consistency = field(default_factory=Consistency)
+    drift_correction: bool = True
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch (from 0): constant warm-up, then a cosine over ``epochs`` that starts at its top, as
+        Dassl's scheduler."""
+        if epoch < self.warmup_epochs:
+            return self.warmup_rate
+        return self.learning_rate * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs)) / 2
+
+
+@dataclass(frozen=True)
+class Shots:
+    """The labelled pictures of one few-shot task, in memory."""
+
+    pictures: Sequence[Tensor]  # uint8 [3, H, W] each
+    labels: Tensor  # [N], 0 .. C-1
+    classes: tuple[str, ...]
+    template: str  # the data set's; its words before {} initialise layer 0
+    anchors: Tensor  # w [C, d], frozen text features averaged over the template list
+
+
+@dataclass(frozen=True)
+class Fit:
+    factors: Factors
+    history: list[Epoch]
+
+
+def fit(
+    backbone: Backbone,
+    shape: PromptShape,
+    recipe: Recipe,
+    shots: Shots,
+    seed: int,
+    name: str = "prompts",
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[int, Epoch], None] | None = None,
+) -> Fit:
+    """Train the factors of ``shape`` on ``shots``.
+
+    The same seed, data, backbone, thread count and library versions give the same bits, with or without an interruption:
+    after every epoch a checkpoint is left in ``checkpoints``, under a name made of everything that matters.
+
+    Raises MmlopError, naming ``name``, seed and step, as soon as the loss is not finite.
+    """
+    tokens = prompted_tokens(backbone, shots.classes, shape.tokens)
+    words = backbone.word_embeddings(shots.template.split("{}")[0])
+    factors = initialise(shape, words, torch.Generator().manual_seed(seed))
+    factors = {key: value.to(backbone.device).requires_grad_() for key, value in factors.items()}
+    optimiser = torch.optim.SGD(
+        list(factors.values()), lr=recipe.warmup_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    checkpoint = checkpoints / f"{_key(backbone, shape, recipe, shots, seed)}.safetensors" if checkpoints else None
+    history = _resume(checkpoint, factors, optimiser) if checkpoint else []
+    for epoch in range(len(history), recipe.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(epoch)
+        history.append(_epoch(backbone, recipe, shots, tokens, factors, optimiser, seed, epoch, name))
+        if checkpoint:
+            _save(checkpoint, factors, optimiser, history)
+        if on_epoch:
+            on_epoch(epoch, history[-1])
+    return Fit({key: value.detach().cpu() for key, value in factors.items()}, history)
+
+
+def _epoch(
+    backbone: Backbone,
+    recipe: Recipe,
+    shots: Shots,
+    tokens: Tensor,
+    factors: Factors,
+    optimiser: torch.optim.Optimizer,
+    seed: int,
+    epoch: int,
+    name: str,
+) -> Epoch:
+    """One pass over the shots. Its draws depend on (seed, epoch) alone, so that resuming needs no generator state."""
+    generator = torch.Generator().manual_seed(_draws(seed, epoch))
+    order = torch.randperm(len(shots.labels), generator=generator).tolist()
+    size = min(recipe.batch_size, len(order))
+    steps = len(order) // size  # an incomplete last batch is dropped, as in Dassl
+    sums: Epoch = {}
+    for step in range(steps):
+        batch = order[step * size : (step + 1) * size]
+        views = torch.stack([augment(shots.pictures[i], backbone.preprocessing.size, generator) for i in batch])
+        labels = shots.labels[batch].to(backbone.device)
+        vision, text = compose(factors)
+        image = unit(encode_image(backbone, backbone.normalise(views), vision))  # f' [B, d]
+        classes = prompted_text(backbone, tokens, text, shots.anchors, recipe.drift_correction)  # w* [C, d]
+        terms = loss_terms(
+            image,
+            classes,
+            image_features(backbone, views),
+            shots.anchors,
+            labels,
+            backbone.logit_scale,
+            recipe.consistency,
+        )
+        if not torch.isfinite(terms["loss"]):
+            raise MmlopError(
+                f"Training of {name} with seed {seed} diverged in epoch {epoch + 1}, step {step + 1} (loss "
+                f"{terms['loss'].item()}): lower train.learning_rate, or use precision fp32 or bf16."
+            )
+        optimiser.zero_grad()
+        terms["loss"].backward()
+        optimiser.step()
+        hits = (image.detach() @ classes.detach().T).argmax(dim=1) == labels
+        for key, value in {**terms, "accuracy": 100 * hits.double().mean()}.items():
+            sums[key] = sums.get(key, 0.0) + value.item()
+    return {key: value / steps for key, value in sums.items()} | {"learning_rate": recipe.rate(epoch)}
+
+
+def _draws(seed: int, epoch: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
+
+
+def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Shots, seed: int) -> str:
+    """Everything that decides the result, as a short name."""
+    digest = hashlib.sha256()
+    about = [
+        backbone.fingerprint,
+        backbone.precision,
+        str(backbone.device),
+        torch.get_num_threads(),
+        torch.__version__,
+        asdict(shape),
+        asdict(recipe),
+        shots.labels.tolist(),
+        shots.classes,
+        shots.template,
+        seed,
+    ]
+    digest.update(json.dumps(about, sort_keys=True).encode())
+    for tensor in [*shots.pictures, shots.anchors.cpu()]:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _save(path: Path, factors: Factors, optimiser: torch.optim.Optimizer, history: list[Epoch]) -> None:
+    tensors = {name: value.detach().cpu() for name, value in factors.items()}
+    for name, value in factors.items():
+        tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata={"history": json.dumps(history)})
+
+
+def _resume(path: Path, factors: Factors, optimiser: torch.optim.Optimizer) -> list[Epoch]:
+    """Put factors and momentum back and return the finished epochs; an unreadable checkpoint counts as none."""
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, framework="pt") as stored:
+            history: list[Epoch] = json.loads(stored.metadata()["history"])
+            saved = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        logger.warning("checkpoint %s cannot be read (%s): training starts again", path, error)
+        return []
+    with torch.no_grad():
+        for name, value in factors.items():
+            value.copy_(saved[name])
+            optimiser.state[value]["momentum_buffer"] = saved[f"momentum.{name}"].to(value.device)
+    logger.info("resuming after epoch %d from %s", len(history), path)
+    return history
