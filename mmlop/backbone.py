@@ -197,8 +197,7 @@ def wrap(
         model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise MmlopError(f"Device '{device}' cannot be used on this machine ({error}): choose device: cpu.") from error
-    context = len(model.positional_embedding if hasattr(model, "token_embedding") else cast(Any, model).text.positional_embedding)
-    tokenizer = SimpleTokenizer(context_length=context)
+    tokenizer = SimpleTokenizer()
     return Backbone(name, weights, model, tokenizer, preprocessing, fingerprint, precision, known_tokens)
 
 
@@ -223,7 +222,7 @@ def refuse_unpromptable(model: nn.Module, name: str) -> None:
 
 def _unpromptable(model: Any) -> Iterator[tuple[str, bool]]:
     """Reasons in the order in which they can be asked, lazily: a later one may need what an earlier one checks."""
-    visual = getattr(model, "visual", None)
+    visual: Any = getattr(model, "visual", None)
     yield f"its image tower is a {type(visual).__name__}", type(visual) is not VisionTransformer
     yield "it is a CoCa model, whose text feature is an extra class token", hasattr(model, "text_decoder")
     yield "its image tower pools by attention", visual.attn_pool is not None
@@ -280,9 +279,14 @@ def _create(architecture: str, weights: str | None, resolution: int | None) -> n
     where = architecture.removeprefix("local-dir:")
     try:
         with _quiet():
-            return open_clip.create_model(
-                architecture, pretrained=weights, force_image_size=resolution, require_pretrained=True, weights_only=True
+            model: nn.Module = open_clip.create_model(
+                architecture,
+                pretrained=weights,
+                force_image_size=resolution,
+                require_pretrained=True,
+                weights_only=True,
             )
+            return model
     except Exception as error:  # open_clip raises many kinds; each ends here as a sentence
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if weights is not None and not Path(weights).is_file():

@@ -88,8 +88,8 @@ def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = Non
         normed_prefix, normed_own = _norm(block.ln_1, prefix), _norm(block.ln_1, own)
         prefix_keys, prefix_values = _keys_values(block, normed_prefix)  # [S, H, 1 + n, d_h]
         keys, values = _linear(block, normed_own, 1, 3).chunk(2, dim=-1)  # [S, T, d_t] each
-        keys = packing.with_prefix(prefix_keys, _heads_of(block, packing.pad(keys)))  # [S * C, H, 1 + n + Lmax, d_h]
-        values = packing.with_prefix(prefix_values, _heads_of(block, packing.pad(values)))
+        keys = packing.with_prefix(prefix_keys, _heads(block, packing.pad(keys)))  # [S * C, H, 1 + n + Lmax, d_h]
+        values = packing.with_prefix(prefix_values, _heads(block, packing.pad(values)))
         if index == len(blocks) - 1:  # only EOT leaves
             own = own[:, packing.ends]  # [S, C, d_t]
             queries = _queries(block, normed_own[:, packing.ends]).flatten(0, 1).unsqueeze(1)  # [S * C, 1, d_t]
@@ -99,9 +99,7 @@ def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = Non
             own = _finish(block, own, _merge(attended).view_as(own))
         else:
             queries = packing.pad(_queries(block, normed_own)).flatten(0, 1)  # [S * C, Lmax, d_t]
-            attended = F.scaled_dot_product_attention(
-                _heads(block, queries), keys, values, attn_mask=packing.mask(dtype)
-            )
+            attended = F.scaled_dot_product_attention(_heads(block, queries), keys, values, attn_mask=packing.mask(dtype))
             own = _finish(block, own, packing.unpad(_merge(attended), sets))
             attended = F.scaled_dot_product_attention(
                 _heads(block, _queries(block, normed_prefix)), prefix_keys, prefix_values, is_causal=True
@@ -128,10 +126,10 @@ class _Packing:
 
     def pad(self, packed: Tensor) -> Tensor:  # [S, T, d] -> [S, C, Lmax, d]
         padded = packed.new_zeros(len(packed), self.classes * self.longest, packed.shape[-1])
-        return padded.index_copy(1, self.slots, packed).unflatten(1, (self.classes, self.longest))
+        return padded.index_copy(1, self.slots, packed).view(len(packed), self.classes, self.longest, -1)
 
     def unpad(self, padded: Tensor, sets: int) -> Tensor:  # [S * C, Lmax, d] -> [S, T, d]
-        return padded.view(sets, self.classes * self.longest, -1)[:, self.slots]
+        return padded.reshape(sets, self.classes * self.longest, padded.shape[-1])[:, self.slots]
 
     def with_prefix(self, prefix: Tensor, own: Tensor) -> Tensor:
         """Prefix keys [S, H, 1 + n, d_h] before each class's own [S, C, H, Lmax, d_h] -> [S * C, H, ..., d_h]."""
@@ -182,16 +180,13 @@ def _keys_values(block: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
     return _heads(block, keys), _heads(block, values)
 
 
-def _heads(block: Any, x: Tensor) -> Tensor:  # [B, rows, d] -> [B, H, rows, d_h]
-    return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2)
+def _heads(block: Any, x: Tensor) -> Tensor:  # [..., rows, d] -> [..., H, rows, d_h]
+    split: Tensor = x.unflatten(-1, (block.attn.num_heads, -1))
+    return split.transpose(-3, -2)
 
 
-def _heads_of(block: Any, x: Tensor) -> Tensor:  # [S, C, rows, d] -> [S, C, H, rows, d_h]
-    return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(2, 3)
-
-
-def _merge(x: Tensor) -> Tensor:  # [B, H, rows, d_h] -> [B, rows, d]
-    return x.transpose(1, 2).flatten(2)
+def _merge(x: Tensor) -> Tensor:  # [..., H, rows, d_h] -> [..., rows, d]
+    return x.transpose(-3, -2).flatten(-2)
 
 
 def _finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:

@@ -52,9 +52,7 @@ class Comparison:
     p_value: float  # of "the challenger is not better"
 
 
-def compare(
-    champion: Sequence[bool], challenger: Sequence[bool], resamples: int = 10_000, seed: int = 0
-) -> Comparison:
+def compare(champion: Sequence[bool], challenger: Sequence[bool], resamples: int = 10_000, seed: int = 0) -> Comparison:
     """Paired bootstrap over pictures: how often does a resample show the challenger *not* better?
 
     ``champion[i]`` and ``challenger[i]`` tell whether each classified picture i rightly. The p-value is

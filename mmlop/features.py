@@ -46,9 +46,7 @@ def prompted_text(
 
 
 @torch.no_grad()
-def image_features(
-    backbone: Backbone, pictures: Tensor | Iterable[Tensor], prompts: Tensor | None = None
-) -> Tensor:
+def image_features(backbone: Backbone, pictures: Tensor | Iterable[Tensor], prompts: Tensor | None = None) -> Tensor:
     """f' (or f without prompts) [N, d] of prepared uint8 pictures, [N, 3, S, S] or batches of such."""
     batches = pictures.split(CHUNK) if isinstance(pictures, Tensor) else pictures
     found = [unit(encode_image(backbone, backbone.normalise(batch), prompts)) for batch in batches]

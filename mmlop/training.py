@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mmlop.backbone import Backbone
 from mmlop.data.pictures import augment
+from mmlop.encode import encode_image
 from mmlop.errors import MmlopError
 from mmlop.features import image_features, prompted_text, prompted_tokens
 from mmlop.files import replacing
 from mmlop.losses import Consistency, loss_terms, unit
-from mmlop.encode import encode_image
 from mmlop.prompts import Factors, PromptShape, compose, initialise
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ def tiny_clip(seed: int = 0, text_context: int = 77) -> open_clip.model.CLIP:
         torch.manual_seed(seed)
         model = open_clip.model.CLIP(
             embed_dim=16,
-            vision_cfg=dict(layers=2, width=32, patch_size=8, image_size=32, head_width=16),
-            text_cfg=dict(context_length=text_context, vocab_size=49408, width=32, heads=2, layers=2),
+            vision_cfg={"layers": 2, "width": 32, "patch_size": 8, "image_size": 32, "head_width": 16},
+            text_cfg={"context_length": text_context, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
         )
         for name, weight in model.named_parameters():  # open_clip starts biases at 0 and norms at 1: make them matter
             if name.endswith("bias") or ".ln_" in name:
@@ -52,8 +52,8 @@ def golden_backbone(golden: dict[str, np.ndarray]) -> Backbone:
     model = open_clip.model.CLIP(
         embed_dim=16,
         quick_gelu=True,
-        vision_cfg=dict(layers=3, width=64, patch_size=8, image_size=32, head_width=64),
-        text_cfg=dict(context_length=77, vocab_size=120, width=32, heads=2, layers=3),
+        vision_cfg={"layers": 3, "width": 64, "patch_size": 8, "image_size": 32, "head_width": 64},
+        text_cfg={"context_length": 77, "vocab_size": 120, "width": 32, "heads": 2, "layers": 3},
     )
     model.load_state_dict({k[2:]: torch.tensor(v) for k, v in golden.items() if k.startswith("w:")})
     model.eval().requires_grad_(False)

@@ -40,9 +40,7 @@ def test_without_prompts_they_are_open_clips_own(tiny: Backbone) -> None:
     assert torch.allclose(encode_text(tiny, tiny.tokenize(NAMES)), tiny.model.encode_text(tokens), atol=1e-5)
 
 
-def test_features_losses_and_gradients_match_promptsrc(
-    golden: dict[str, np.ndarray], golden_backbone: Backbone
-) -> None:
+def test_features_losses_and_gradients_match_promptsrc(golden: dict[str, np.ndarray], golden_backbone: Backbone) -> None:
     pictures, labels = torch.tensor(golden["images"]), torch.tensor(golden["labels"])
     tokens = torch.tensor(golden["tokens"])
     vision = torch.tensor(golden["P_v"], requires_grad=True)

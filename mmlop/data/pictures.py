@@ -46,7 +46,8 @@ def rgb(image: Image.Image) -> Image.Image:
 def prepare(image: Image.Image, size: int) -> Tensor:
     """Shorter side to ``size`` (bicubic), centre crop: [3, size, size], as open_clip's evaluation transform."""
     resized = tv.resize(image, [size], interpolation=InterpolationMode.BICUBIC)
-    return tv.pil_to_tensor(tv.center_crop(resized, [size, size]))
+    prepared: Tensor = tv.pil_to_tensor(tv.center_crop(resized, [size, size]))
+    return prepared
 
 
 def prepare_files(paths: Sequence[Path], size: int) -> Tensor:
@@ -58,7 +59,8 @@ def prepare_files(paths: Sequence[Path], size: int) -> Tensor:
 
 def decode(path: Path) -> Tensor:
     """The whole picture [3, H, W], for augmentation from memory."""
-    return tv.pil_to_tensor(read(path))
+    picture: Tensor = tv.pil_to_tensor(read(path))
+    return picture
 
 
 def augment(picture: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -67,7 +69,9 @@ def augment(picture: Tensor, size: int, generator: torch.Generator) -> Tensor:
     The draws are those of torchvision's RandomResizedCrop and RandomHorizontalFlip, from ``generator``.
     """
     top, left, height, width = _crop(picture.shape[1], picture.shape[2], generator)
-    view = tv.resized_crop(picture, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    view: Tensor = tv.resized_crop(
+        picture, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True
+    )
     return view.flip(-1) if torch.rand((), generator=generator) < 0.5 else view
 
 

@@ -1,0 +1,211 @@
+"""params.yaml as a model: an unknown key or an impossible value is one sentence that names it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmlop.errors import MmlopError, listing
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    seed: int = 0  # of rendered pictures
+
+
+class FewShot(Section):
+    shots: Positive = 16  # training pictures per class
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
+
+
+class Prompts(Section):
+    tokens: Positive | None = None  # n
+    rank: Positive | None = None  # r
+    depth: Positive | None = None  # J
+    shared: bool = True  # one U for both encoders
+
+
+class Loss(Section):
+    text: Weight = 25.0  # lambda_t
+    image: Weight = 10.0  # lambda_v
+    logits: Weight = 1.0  # lambda_l
+    drift_correction: bool = True
+
+
+class Train(Section):
+    epochs: Positive | None = None
+    learning_rate: Rate | None = None
+    batch_size: Positive = 4
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    warmup_rate: Rate = 1e-5
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Weight = 5e-4
+    threads: Positive | None = None
+
+
+class Champion(Section):
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    pictures: Positive = 30
+
+
+class Run(Section):
+    retries: Annotated[int, Field(ge=0)] = 1
+    concurrency: Positive = 1
+
+
+class Profile(Section):
+    """What belongs to a backbone; each value gives way to the same key under `prompts` and `train`."""
+
+    architecture: str
+    weights: str | None = None
+    resolution: Positive | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    templates: str = "promptsrc"
+    tokens: Positive = 4
+    rank: Positive = 1
+    depth: Positive = 9
+    epochs: Positive = 30
+    learning_rate: Rate = 0.0025
+    threads: Positive | None = None
+
+
+class Params(Section):
+    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    backbone: str
+    device: str = "cpu"
+    data: Data = Data()
+    fewshot: FewShot = FewShot()
+    prompts: Prompts = Prompts()
+    loss: Loss = Loss()
+    train: Train = Train()
+    champion: Champion = Champion()
+    run: Run = Run()
+    profiles: dict[str, Profile]
+
+    @model_validator(mode="after")
+    def _known_profile(self) -> Params:
+        if self.backbone not in self.profiles:
+            raise ValueError(f"backbone is '{self.backbone}', but profiles holds {listing(self.profiles, self.backbone)}")
+        if self.rank > self.tokens:
+            raise ValueError(
+                f"prompts.rank is {self.rank}, but {self.tokens} prompt tokens have rank 1 to {self.tokens}: lower "
+                f"prompts.rank or raise prompts.tokens"
+            )
+        for name, values in (("datasets", self.datasets), ("fewshot.seeds", self.fewshot.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} lists a value twice: {', '.join(map(str, values))}")
+        return self
+
+    @property
+    def profile(self) -> Profile:
+        return self.profiles[self.backbone]
+
+    @property
+    def tokens(self) -> int:
+        return self.prompts.tokens or self.profile.tokens
+
+    @property
+    def rank(self) -> int:
+        return self.prompts.rank or self.profile.rank
+
+    @property
+    def depth(self) -> int:
+        return self.prompts.depth or self.profile.depth
+
+    @property
+    def epochs(self) -> int:
+        return self.train.epochs or self.profile.epochs
+
+    @property
+    def learning_rate(self) -> float:
+        return self.train.learning_rate or self.profile.learning_rate
+
+    @property
+    def threads(self) -> int | None:
+        return self.train.threads or self.profile.threads
+
+    def resolved(self) -> dict[str, Any]:
+        """What decides an adapter, with the profile's values filled in: for records, not for reading back."""
+        profile = self.profile
+        return {
+            "backbone": {
+                "profile": self.backbone,
+                "architecture": profile.architecture,
+                "weights": profile.weights,
+                "resolution": profile.resolution,
+                "precision": profile.precision,
+            },
+            "data": self.data.model_dump(),
+            "fewshot": {"shots": self.fewshot.shots, "seeds": list(self.fewshot.seeds)},
+            "prompts": {"tokens": self.tokens, "rank": self.rank, "depth": self.depth, "shared": self.prompts.shared},
+            "loss": self.loss.model_dump() | {"templates": profile.templates},
+            "train": self.train.model_dump()
+            | {"epochs": self.epochs, "learning_rate": self.learning_rate, "threads": self.threads},
+        }
+
+
+def load(file: Path | None = None) -> Params:
+    """Read and validate params.yaml (of the project around the current folder for None).
+
+    Raises MmlopError with one sentence: the key, the value, and what is allowed.
+    """
+    file = file or root() / "params.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MmlopError(f"{file} does not exist: run mmlop inside a project with a params.yaml.") from None
+    except yaml.YAMLError as error:
+        raise MmlopError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise MmlopError(f"{file} holds no keys: it should start with `datasets:` and `backbone:`.")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise MmlopError(f"{file}: {_sentence(error)}") from error
+
+
+def root() -> Path:
+    """The project: DVC_ROOT where DVC runs a stage, else the nearest folder upwards with a params.yaml, else here."""
+    if given := os.environ.get("DVC_ROOT"):
+        return Path(given)
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem, as: key, value, what is allowed."""
+    problem = error.errors()[0]
+    path = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        *parents, key = map(str, problem["loc"])
+        allowed = _fields_at(parents)
+        where = f" in {'.'.join(parents)}" if parents else ""
+        return f"there is no key '{key}'{where}; known keys: {listing(allowed, key)}."
+    if problem["type"] == "missing":
+        return f"the key '{path}' is missing."
+    message = problem["msg"].removeprefix("Value error, ")
+    if not path:
+        return f"{message}."
+    return f"{path} is {problem['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _fields_at(parents: list[str]) -> list[str]:
+    """The keys of the section that ``parents`` leads to."""
+    model: type[BaseModel] = Params
+    for key in parents:
+        if key in model.model_fields and isinstance(model.model_fields[key].annotation, type):
+            model = model.model_fields[key].annotation  # type: ignore[assignment]
+        elif model is Params or key not in model.model_fields:  # the name of a profile, after `profiles`
+            model = Profile
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Data sets, manifests, few-shot splits and pictures."""

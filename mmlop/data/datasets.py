@@ -1,0 +1,85 @@
+"""The data sets by name, and fetching one: pictures on disk with a manifest beside them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmlop.data.manifest import Manifest, Picture, content_of
+from mmlop.errors import MmlopError, listing
+from mmlop.files import replacing
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set: what it is, and how to put its pictures into a folder."""
+
+    name: str
+    description: str
+    licence: str
+    template: str
+    classes: tuple[str, ...]
+    fill: Callable[[Path, int], tuple[Picture, ...]]  # (empty folder, seed of anything drawn) -> its pictures
+
+
+def names() -> list[str]:
+    """The names of all built-in data sets."""
+    return list(_all())
+
+
+def get(name: str) -> DataSet:
+    """Raises MmlopError, naming the nearest, for an unknown name."""
+    known = _all()
+    if name not in known:
+        raise MmlopError(f"There is no data set '{name}'. Known: {listing(known, name)}.")
+    return known[name]
+
+
+def fetch(dataset: DataSet, folder: Path, seed: int = 0) -> Manifest:
+    """Fill ``folder`` with the data set's pictures and its manifest.json, whole or not at all."""
+    with replacing(folder) as beside:
+        beside.mkdir()
+        pictures = dataset.fill(beside, seed)
+        manifest = Manifest(dataset.name, dataset.classes, dataset.template, dataset.licence, dataset.description, pictures)
+        manifest.save(beside / "manifest.json")
+    return manifest
+
+
+def _all() -> dict[str, DataSet]:
+    return _mini()
+
+
+def _mini() -> dict[str, DataSet]:
+    """The rendered benchmark: nothing to download."""
+    from mmlop.data.mini.benchmark import TASKS, MiniTask, render
+
+    def filling(task: MiniTask) -> Callable[[Path, int], tuple[Picture, ...]]:
+        def fill(folder: Path, seed: int) -> tuple[Picture, ...]:
+            pictures = []
+            counts: dict[tuple[str, int], int] = {}
+            for part, label, image in render(task, seed):
+                number = counts[part, label] = counts.get((part, label), -1) + 1
+                path = f"{part}/{task.classes[label].replace(' ', '_')}/{number:03d}.png"
+                buffer = io.BytesIO()
+                image.save(buffer, format="PNG")
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(buffer.getvalue())
+                pictures.append(Picture(path, label, part, content_of(buffer.getvalue())))
+            return tuple(sorted(pictures, key=lambda p: (p.part, p.label, p.path)))
+
+        return fill
+
+    licence = "BSD-3-Clause (scikit-learn digits)"
+    return {
+        task.name: DataSet(
+            task.name,
+            task.description,
+            licence if task.name == "mini_digits" else "Apache-2.0 (rendered by mmlop)",
+            task.template,
+            task.classes,
+            filling(task),
+        )
+        for task in TASKS.values()
+    }

@@ -1,0 +1,115 @@
+"""Few-shot splits: which pictures are the shots of a seed, and which classes are base and novel (the rules of CoOp)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmlop.data.manifest import Manifest, Picture
+from mmlop.errors import MmlopError
+from mmlop.files import dump_json, write_text
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_SHOTS = 4  # at most, per class
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The shots of one seed: paths of training and validation pictures, over all classes."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    dataset: str
+    manifest: str  # hash of the manifest it was drawn from
+    shots: int
+    base: tuple[int, ...]  # labels
+    novel: tuple[int, ...]
+    draws: dict[int, Draw]  # by seed
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self._fields(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, file: Path) -> None:
+        write_text(file, dump_json(self._fields() | {"hash": self.hash}))
+
+    @classmethod
+    def load(cls, file: Path) -> Split:
+        """Raises MmlopError if the file is missing or damaged."""
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            claimed = stored.pop("hash")
+            draws = {int(seed): Draw(*map(tuple, pair)) for seed, pair in stored.pop("draws").items()}
+            split = cls(**stored | {"base": tuple(stored["base"]), "novel": tuple(stored["novel"])}, draws=draws)
+        except FileNotFoundError:
+            raise MmlopError(f"{file} does not exist: make the splits first (`mmlop data split NAME`).") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise MmlopError(f"{file} is not a split ({error}): make the splits again.") from error
+        if split.hash != claimed:
+            raise MmlopError(f"{file} was changed after it was written: make the splits again.")
+        return split
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "manifest": self.manifest,
+            "shots": self.shots,
+            "base": list(self.base),
+            "novel": list(self.novel),
+            "draws": {str(seed): [list(draw.train), list(draw.val)] for seed, draw in self.draws.items()},
+        }
+
+
+def make(manifest: Manifest, shots: int, seeds: Sequence[int]) -> Split:
+    """Draw ``shots`` training pictures per class for each seed.
+
+    Raises MmlopError for a class without training pictures; warns once where a class has fewer than ``shots``.
+    """
+    counts = dict.fromkeys(range(len(manifest.classes)), 0)
+    for picture in manifest.of("train"):
+        counts[picture.label] += 1
+    if empty := [manifest.classes[label] for label, count in counts.items() if not count]:
+        raise MmlopError(f"{manifest.name}: class '{empty[0]}' has no training picture: add some, or take the class out.")
+    if few := [f"{manifest.classes[label]} ({count})" for label, count in counts.items() if count < shots]:
+        logger.warning("%s: fewer than %d training pictures for %s: all are taken", manifest.name, shots, ", ".join(few))
+    base = math.ceil(len(manifest.classes) / 2)
+    return Split(
+        manifest.name,
+        manifest.hash,
+        shots,
+        tuple(range(base)),
+        tuple(range(base, len(manifest.classes))),
+        {seed: draw(manifest, shots, seed) for seed in seeds},
+    )
+
+
+def draw(manifest: Manifest, shots: int, seed: int) -> Draw:
+    """CoOp's sampler: Python's generator seeded with ``seed``; classes in order of first appearance; training before
+    validation with one running generator; a class with too few pictures is taken whole, without a draw."""
+    generator = random.Random(seed)
+    train = _sample(manifest.of("train"), shots, generator)
+    val = _sample(manifest.of("val"), min(shots, VALIDATION_SHOTS), generator)
+    return Draw(tuple(p.path for p in train), tuple(p.path for p in val))
+
+
+def _sample(pictures: Sequence[Picture], count: int, generator: random.Random) -> list[Picture]:
+    by_label: dict[int, list[Picture]] = {}
+    for picture in pictures:
+        by_label.setdefault(picture.label, []).append(picture)
+    return [
+        picture
+        for group in by_label.values()
+        for picture in (generator.sample(group, count) if len(group) >= count else group)
+    ]
