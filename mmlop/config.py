@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,8 +19,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PerClass(Section):
+    train: Positive = 32
+    val: Annotated[int, Field(ge=0)] = 16
+    test: Positive = 40
+
+
 class Data(Section):
-    seed: int = 0  # of rendered pictures
+    """Of the rendered data sets."""
+
+    seed: int = 0
+    per_class: PerClass = PerClass()
 
 
 class FewShot(Section):
@@ -176,9 +184,10 @@ def load(file: Path | None = None) -> Params:
 
 
 def root() -> Path:
-    """The project: DVC_ROOT where DVC runs a stage, else the nearest folder upwards with a params.yaml, else here."""
-    if given := os.environ.get("DVC_ROOT"):
-        return Path(given)
+    """The project: the nearest folder upwards with a params.yaml, else the current one.
+
+    Not DVC_ROOT: where DVC runs an experiment in a copy of the project, that names the original.
+    """
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmlop.data.manifest import Manifest, Picture, content_of
 from mmlop.errors import MmlopError, listing
 from mmlop.files import replacing
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How many pictures a rendered data set gets, and from which seed; downloaded ones are what they are."""
+
+    seed: int = 0
+    per_class: Mapping[str, int] = field(default_factory=lambda: {"train": 32, "val": 16, "test": 40})
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class DataSet:
     licence: str
     template: str
     classes: tuple[str, ...]
-    fill: Callable[[Path, int], tuple[Picture, ...]]  # (empty folder, seed of anything drawn) -> its pictures
+    fill: Callable[[Path, Drawing], tuple[Picture, ...]]  # puts its pictures into an empty folder
 
 
 def names() -> list[str]:
@@ -37,11 +45,11 @@ def get(name: str) -> DataSet:
     return known[name]
 
 
-def fetch(dataset: DataSet, folder: Path, seed: int = 0) -> Manifest:
+def fetch(dataset: DataSet, folder: Path, drawing: Drawing | None = None) -> Manifest:
     """Fill ``folder`` with the data set's pictures and its manifest.json, whole or not at all."""
     with replacing(folder) as beside:
         beside.mkdir()
-        pictures = dataset.fill(beside, seed)
+        pictures = dataset.fill(beside, drawing or Drawing())
         manifest = Manifest(dataset.name, dataset.classes, dataset.template, dataset.licence, dataset.description, pictures)
         manifest.save(beside / "manifest.json")
     return manifest
@@ -55,11 +63,11 @@ def _mini() -> dict[str, DataSet]:
     """The rendered benchmark: nothing to download."""
     from mmlop.data.mini.benchmark import TASKS, MiniTask, render
 
-    def filling(task: MiniTask) -> Callable[[Path, int], tuple[Picture, ...]]:
-        def fill(folder: Path, seed: int) -> tuple[Picture, ...]:
+    def filling(task: MiniTask) -> Callable[[Path, Drawing], tuple[Picture, ...]]:
+        def fill(folder: Path, drawing: Drawing) -> tuple[Picture, ...]:
             pictures = []
             counts: dict[tuple[str, int], int] = {}
-            for part, label, image in render(task, seed):
+            for part, label, image in render(task, drawing.seed, drawing.per_class):
                 number = counts[part, label] = counts.get((part, label), -1) + 1
                 path = f"{part}/{task.classes[label].replace(' ', '_')}/{number:03d}.png"
                 buffer = io.BytesIO()

@@ -1,0 +1,34 @@
+# `make demo` and `make test` work on a fresh clone: each sets up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo test test-slow lint clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# One Prefect server for all stages; it stops with the command.
+demo: setup
+	python -m pipelines.server dvc repro
+	mmlop report
+	mmlop predict models:/mmlop-mini_digits@champion data/mini_digits/test --top 3 2>&1 | head -n 4
+	@echo "Done. Next: mmlop registry list; dvc metrics show; mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+test: setup lint
+	pytest -q
+
+test-slow: setup
+	pytest -q -m slow
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+clean:
+	rm -rf data splits runs .mmlop mlflow.db* mlartifacts reports/timings.*

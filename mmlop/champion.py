@@ -1,0 +1,81 @@
+"""The champion rule: a challenger replaces the champion if a paired test on validation pictures says it is better.
+
+Both are scored on the same pictures: the current manifest's whole validation part, minus those either was trained on, with
+all of the manifest's classes as candidates. A tie keeps the champion, and too few pictures decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mmlop import config
+from mmlop.classifier import Classifier
+from mmlop.data.manifest import Manifest, Picture
+from mmlop.data.pictures import prepare_files
+from mmlop.evaluation import Comparison, compare
+
+BATCH = 64  # pictures in memory at once
+
+Outcome = Literal["first", "promoted", "kept", "unchanged", "too_few", "forced"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    outcome: Outcome
+    reason: str  # one sentence
+    champion: int | None = None  # the version that was champion before
+    comparison: Comparison | None = None  # None where nothing was scored
+
+    @property
+    def promotes(self) -> bool:
+        return self.outcome in ("first", "promoted", "forced")
+
+
+def challenge(champion: Path, challenger: Path, data: Path, seen: Collection[str], device: str = "cpu") -> Comparison:
+    """Score two adapter folders on the validation pictures of ``data`` whose content hash is not in ``seen``.
+
+    Each is loaded with its own backbone, so adapters of different backbones can be compared. Raises MmlopError where one
+    cannot be loaded or does not know a class.
+    """
+    manifest = Manifest.load(data / "manifest.json")
+    usable = [picture for picture in manifest.of("val") if picture.content not in seen]
+    old, new = (_hits(Classifier.load(one, device), manifest, usable, data) for one in (champion, challenger))
+    return compare(old, new)
+
+
+def decide(comparison: Comparison, settings: config.Champion, dataset: str, champion: int, challenger: int) -> Decision:
+    """What the rule makes of a comparison. ``settings`` hold the level of the test, and the pictures it needs."""
+    found = comparison
+    if found.pictures < settings.pictures:
+        return Decision(
+            "too_few",
+            f"Version {champion} stays champion: {found.pictures} validation pictures that neither was trained on are too "
+            f"few to tell ({settings.pictures} are needed); `mmlop registry promote {dataset} {challenger} --force REASON` "
+            f"decides by hand.",
+            champion,
+            found,
+        )
+    better = found.challenger > found.champion and found.p_value < settings.level
+    accuracies = (
+        f"{found.challenger:.1f} against {found.champion:.1f} % right on {found.pictures} validation pictures, "
+        f"p = {found.p_value:.2g}, level {settings.level:g}"
+    )
+    if better:
+        reason = f"Version {challenger} replaces version {champion} as champion: {accuracies}."
+    else:
+        reason = f"Version {champion} stays champion, version {challenger} is not shown to be better: {accuracies}."
+    return Decision("promoted" if better else "kept", reason, champion, found)
+
+
+def _hits(classifier: Classifier, manifest: Manifest, pictures: list[Picture], data: Path) -> list[bool]:
+    """Whether the classifier is right, picture by picture."""
+    size, hits = classifier.backbone.preprocessing.size, []
+    for start in range(0, len(pictures), BATCH):
+        batch = pictures[start : start + BATCH]
+        prepared = prepare_files([data / picture.path for picture in batch], size)
+        predicted = classifier.logits(prepared, manifest.classes).argmax(dim=1).tolist()
+        hits += [label == picture.label for label, picture in zip(predicted, batch, strict=True)]
+    return hits

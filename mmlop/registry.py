@@ -1,0 +1,250 @@
+"""Registered adapters: found by URI, added once each, and the champion among them.
+
+``mmlop-<dataset>`` is the registered model of a data set; the version with the alias ``champion`` is the one in use, and
+the one it replaced is ``previous``. MLflow and torch are imported by the first call that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmlop import config
+from mmlop.errors import MmlopError, listing
+from mmlop.resolving import resolve
+from mmlop.store import TrackingUnavailable, answering, connect, home, mlflow
+from mmlop.tracking import Results, lineage, log_run
+from mmlop.versions import Version, model_name, names, version_of, versions_of
+
+if TYPE_CHECKING:
+    from mmlop.champion import Decision
+
+__all__ = ["Published", "Version", "model_name", "promote", "publish", "register", "resolve", "sync", "versions"]
+
+CHAMPION, PREVIOUS = "champion", "previous"
+LINEAGE = ("mmlop.git_commit", "mmlop.git_dirty", "mmlop.dvc_experiment", "mmlop.flow_run_id")  # tags, run to version
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of the results of one data set."""
+
+    dataset: str
+    run_id: str
+    version: Version | None = None  # None: logged only
+    new: bool = False  # the version was registered just now
+    decision: Decision | None = None  # None: not registered, or decided on before
+
+    @property
+    def sentence(self) -> str:
+        if self.version is None:
+            return f"{self.dataset}: logged as run {self.run_id}."
+        where = f"{self.version.name} version {self.version.version}"
+        if self.decision is None:
+            return f"{self.dataset}: already registered as {where}."
+        return f"{self.dataset}: {'' if self.new else 'already '}registered as {where}. {self.decision.reason}"
+
+
+def versions(dataset: str | None = None) -> list[Version]:
+    """Every registered adapter (of one data set), oldest first. Raises MmlopError if the data set has none."""
+    client = connect()
+    with answering():
+        chosen = [model_name(dataset)] if dataset else names(client)
+        return [version for name in chosen for version in versions_of(client, name)]
+
+
+def register(run_folder: Path, run_id: str) -> Version:
+    """Register the adapter that run ``run_id`` has logged; one that is registered already is returned as it is."""
+    return _register(Results.load(run_folder), run_id)[0]
+
+
+def promote(
+    dataset: str,
+    version: int,
+    settings: config.Champion,
+    force: str | None = None,
+    data: Path | None = None,
+    device: str = "cpu",
+) -> Decision:
+    """Let a version challenge the champion, by the rule in ``mmlop.champion``; ``force``, a reason, decides by hand.
+
+    ``data`` holds the pictures and manifest.json (data/<dataset> of the project for None). The decision is stored as tags
+    of the version. Raises MmlopError if there is no such version.
+    """
+    if force is not None and not force.strip():
+        raise MmlopError("--force needs a reason, which is stored with the version.")
+    client, name = connect(), model_name(dataset)
+    with answering():
+        challenger = version_of(client, name, str(version))
+        champion = next((one for one in versions_of(client, name) if CHAMPION in one.aliases), None)
+        data = data or config.root() / "data" / dataset
+        decision = _decide(client, champion, challenger, settings, force, data, device)
+        if decision.promotes:
+            if champion is not None:
+                client.set_registered_model_alias(name, PREVIOUS, champion.version)
+            client.set_registered_model_alias(name, CHAMPION, challenger.version)
+        if decision.outcome != "unchanged":  # the tags of a champion go on saying how it became one
+            for key, value in _decision_tags(decision, force).items():
+                client.set_model_version_tag(name, challenger.version, key, value)
+    return decision
+
+
+def publish(run_folder: Path, lineage: Mapping[str, str], register: bool = True) -> Published:
+    """Log ``runs/<dataset>/`` and, with ``register``, register its adapter and let the champion rule decide on it.
+
+    Everything is done once: the same results, published again, change nothing. Raises TrackingUnavailable, having lost
+    nothing, if MLflow cannot be used.
+    """
+    from filelock import FileLock
+
+    results = Results.load(run_folder)
+    root = run_folder.resolve().parent.parent
+    with FileLock(_lock_file(results.dataset)):  # two at once would each find nothing logged yet
+        run_id = log_run(run_folder, lineage)
+        if not register:
+            return Published(results.dataset, run_id)
+        version, new = _register(results, run_id)
+        if "mmlop.decision" in version.tags:
+            return Published(results.dataset, run_id, version)
+        params = config.load(root / "params.yaml")
+        data = root / "data" / results.dataset
+        decision = promote(results.dataset, version.version, params.champion, data=data, device=params.device)
+    return Published(results.dataset, run_id, version, new, decision)
+
+
+def sync(root: Path, dataset: str | None = None) -> list[Published]:
+    """Publish what is in ``root/runs`` (of one data set) and not yet in MLflow.
+
+    Raises MmlopError, once all others are done, naming every data set whose results cannot be published.
+    """
+    found = {file.parent.name: file.parent for file in sorted((root / "runs").glob("*/run.json"))}
+    if dataset is not None and dataset not in found:
+        there = listing(found, dataset) or "nothing"
+        raise MmlopError(f"runs/{dataset}/run.json does not exist (runs/ holds {there}): train it first, or `dvc pull`.")
+    connect()  # a server that is down should be one sentence, not one per data set
+    where = lineage()
+    done: list[Published] = []
+    failed: list[str] = []
+    for name, folder in found.items():
+        if dataset in (None, name):
+            try:
+                done.append(publish(folder, where))
+            except TrackingUnavailable:
+                raise
+            except MmlopError as error:
+                failed.append(str(error))
+    if failed:
+        raise MmlopError(" ".join(failed))
+    return done
+
+
+def _register(results: Results, run_id: str) -> tuple[Version, bool]:
+    """The version of an adapter, and whether it is new."""
+    client, name = connect(), model_name(results.dataset)
+    exceptions = mlflow().exceptions
+    with answering():
+        try:
+            client.create_registered_model(
+                name, description=f"Adapters of {results.dataset}; `champion` is the one in use."
+            )
+        except exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        for version in versions_of(client, name):
+            if version.identity == results.identity:
+                return version, False
+        run = client.get_run(run_id)
+        model = run.outputs.model_outputs[0].model_id
+        inherited = {key: run.data.tags[key] for key in LINEAGE if key in run.data.tags}
+        tags = inherited | _version_tags(results)
+        made = client.create_model_version(name, f"models:/{model}", run_id, tags=tags, model_id=model)
+        return version_of(client, name, str(made.version)), True
+
+
+def _version_tags(results: Results) -> dict[str, str]:
+    record = results.record
+    deliverable = record["deliverable"]
+    return {f"mmlop.metric.{key}": f"{value}" for key, value in deliverable["metrics"].items()} | {
+        "mmlop.adapter": results.identity,
+        "mmlop.run": results.key,
+        "mmlop.data_hash": record["data_hash"],
+        "mmlop.split_hash": record["split_hash"],
+        "mmlop.params_hash": results.params_hash,
+        "mmlop.method": record["method"],
+        "mmlop.seed": str(deliverable["seed"]),
+        "mmlop.trainable": str(record["trainable"]),
+        "mmlop.size": str((results.adapter / "adapter.safetensors").stat().st_size),
+    }
+
+
+def _decide(
+    client: Any,
+    champion: Version | None,
+    challenger: Version,
+    settings: config.Champion,
+    force: str | None,
+    data: Path,
+    device: str,
+) -> Decision:
+    """What becomes of a challenger. A champion that cannot be scored here keeps its place until a person decides."""
+    from mmlop import champion as rule
+
+    new = challenger.version
+    if champion is None:
+        return rule.Decision("first", f"Version {new} is the first champion.")
+    old = champion.version
+    if old == new:
+        return rule.Decision("unchanged", f"Version {new} is the champion already.", old)
+    if force is not None:
+        return rule.Decision("forced", f"Version {new} replaces version {old} as champion by hand: {force.strip()}", old)
+    name, dataset = champion.name, champion.name.removeprefix(model_name(""))
+    try:
+        seen = _trained_on(client, champion) | _trained_on(client, challenger)
+        before, after = (resolve(f"models:/{name}/{number}") for number in (old, new))
+        comparison = rule.challenge(before, after, data, seen, device)
+    except TrackingUnavailable:
+        raise
+    except MmlopError as error:
+        by_hand = f"`mmlop registry promote {dataset} {new} --force REASON` decides by hand"
+        reason = (
+            f"Version {old} stays champion, since the two cannot be compared here: {str(error).rstrip('.')}; {by_hand}."
+        )
+        return rule.Decision("kept", reason, old)
+    return rule.decide(comparison, settings, dataset, old, new)
+
+
+def _trained_on(client: Any, version: Version) -> set[str]:
+    """Content hashes of the pictures that an adapter was trained on, as its run recorded them."""
+    with tempfile.TemporaryDirectory(prefix="mmlop-") as folder:
+        try:
+            file = client.download_artifacts(version.run_id, "run.json", folder)
+            return set(json.loads(Path(file).read_bytes())["deliverable"]["trained_on"])
+        except (mlflow().exceptions.MlflowException, OSError, ValueError, KeyError) as error:
+            raise MmlopError(
+                f"what version {version.version} of {version.name} was trained on is not known any more, its run "
+                f"'{version.run_id}' has no readable run.json"
+            ) from error
+
+
+def _decision_tags(decision: Decision, force: str | None) -> dict[str, str]:
+    tags = {"mmlop.decision": decision.outcome, "mmlop.reason": decision.reason}
+    if decision.champion is not None:
+        tags["mmlop.compared_with"] = str(decision.champion)
+    if force is not None:
+        tags["mmlop.forced"] = force.strip()
+    if (found := decision.comparison) is not None:
+        tags["mmlop.p_value"] = f"{found.p_value:.6g}"
+        tags["mmlop.pictures"] = str(found.pictures)
+        tags["mmlop.champion_accuracy"] = f"{found.champion:.4f}"
+        tags["mmlop.challenger_accuracy"] = f"{found.challenger:.4f}"
+    return tags
+
+
+def _lock_file(dataset: str) -> Path:
+    file = home() / ".mmlop" / f"publish-{dataset}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file

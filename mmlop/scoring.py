@@ -1,0 +1,109 @@
+"""A classifier on pictures of one's own: scores on a fetched data set, and predictions over any number of files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from mmlop import evaluation as ev
+from mmlop.classifier import Classifier, Prediction
+from mmlop.data.manifest import PARTS, Manifest
+from mmlop.data.pictures import prepare_files
+from mmlop.errors import MmlopError, listing
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+BATCH = 64  # pictures in memory at once
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Score:
+    pictures: int
+    accuracy: float  # percent
+    ece: float  # percent
+    per_class: dict[str, float | None]  # percent
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def score(classifier: Classifier, folder: Path, part: str = "test") -> Score:
+    """Accuracies over the classes of a fetched data set, which may differ from the adapter's.
+
+    Raises MmlopError for an unknown part, a data set that was not fetched, and a part without pictures.
+    """
+    if part not in PARTS:
+        raise MmlopError(f"There is no part '{part}': choose one of {listing(PARTS, part)}.")
+    manifest = Manifest.load(folder / "manifest.json")
+    pictures = manifest.of(part)
+    if not pictures:
+        raise MmlopError(f"{manifest.name} has no pictures in its part '{part}'.")
+    size = classifier.backbone.preprocessing.size
+    logits = torch.cat(
+        [
+            classifier.logits(prepare_files([folder / p.path for p in batch], size), manifest.classes)
+            for batch in _batched(pictures)
+        ]
+    )
+    labels = torch.tensor([picture.label for picture in pictures])
+    per_class = dict(zip(manifest.classes, ev.per_class(logits, labels), strict=True))
+    return Score(len(pictures), ev.top1(logits, labels), ev.calibration_error(logits, labels), per_class)
+
+
+def picture_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as given, folders as the picture files in them and below, sorted."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        else:
+            yield path
+
+
+def predictions(
+    classifier: Classifier, files: Iterable[Path], classes: Sequence[str]
+) -> Iterator[tuple[Path, Prediction | MmlopError]]:
+    """Each file with its prediction, or with what is wrong with it, in order and in bounded memory."""
+    from mmlop.classifier import open_picture
+
+    for batch in _batched(files):
+        opened: dict[Path, Any] = {}
+        for file in batch:
+            try:
+                opened[file] = open_picture(file)
+            except MmlopError as error:
+                opened[file] = error
+        good = [picture for picture in opened.values() if not isinstance(picture, MmlopError)]
+        found = iter(classifier.predict(good, classes))
+        for file, picture in opened.items():
+            yield file, picture if isinstance(picture, MmlopError) else next(found)
+
+
+def overview(folder: Path) -> dict[str, Any]:
+    """What is in a fetched data set, for `mmlop data show`."""
+    manifest = Manifest.load(folder / "manifest.json")
+    counts = Counter((picture.label, picture.part) for picture in manifest.pictures)
+    base = (len(manifest.classes) + 1) // 2
+    return {
+        "name": manifest.name,
+        "source": manifest.source,
+        "licence": manifest.licence,
+        "template": manifest.template,
+        "hash": manifest.hash,
+        "classes": [
+            {"name": name, "half": "base" if label < base else "novel"} | {part: counts[label, part] for part in PARTS}
+            for label, name in enumerate(manifest.classes)
+        ],
+    }
+
+
+def _batched(items: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, BATCH)):
+        yield batch

@@ -1,0 +1,167 @@
+"""Where MLflow keeps runs and versions: found from anywhere in the project, initialised once, and its absence noticed in
+seconds rather than minutes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mmlop import config
+from mmlop.errors import MmlopError
+
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+PATIENCE = 5.0  # seconds until a server that does not answer counts as down
+
+
+class TrackingUnavailable(MmlopError):
+    """MLflow's store cannot be used now. Nothing is lost: results are on disk, and a sync logs them later."""
+
+
+def home() -> Path:
+    """The folder of the default store. DVC sets DVC_ROOT to the project even where it runs a stage in a temporary copy
+    (`dvc exp run --temp`, `dvc queue`), which is deleted afterwards: a store in there would go with it."""
+    return Path(os.environ.get("DVC_ROOT") or config.root()).resolve()
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or an SQLite database at the project root. MLflow's own default follows the current folder: from
+    a sub-folder one would silently see an empty registry."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def shown(uri: str) -> str:
+    """The URI without a password, for messages."""
+    parts = urlsplit(uri)
+    if not parts.password:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of an SQLite URI; None for other stores."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+
+
+def artifacts_beside(uri: str) -> str | None:
+    """Where artifacts of an SQLite store go: beside the database, wherever the current folder is. None: the server says."""
+    file = sqlite_file(uri)
+    return (file.parent / "mlartifacts").as_uri() if file else None
+
+
+def mlflow() -> Any:
+    """The mlflow module (1.5 to 3 s the first time), told to be quiet."""
+    # MLflow reports usage to its makers unless told otherwise; what a user trains on is nobody else's business.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # Seven retries with doubling waits, the default, mean four minutes for a server that went away in mid-run.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    module = importlib.import_module("mlflow")
+    importlib.import_module("mlflow.pyfunc")
+    return module
+
+
+def connect() -> Any:
+    """An MlflowClient of the configured store, which is initialised on first use; MLflow's module-level functions are
+    pointed at the same store.
+
+    Raises TrackingUnavailable if the store does not answer.
+    """
+    uri = tracking_uri()
+    with answering():
+        _probe(uri)
+        module = mlflow()
+        _initialise(uri)
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        module.set_tracking_uri(uri)
+        if given is None:  # MLflow exports it, which would pin this process to one project
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+        module.set_registry_uri(registry)
+        client = module.MlflowClient(tracking_uri=uri, registry_uri=registry)
+        client.search_experiments(max_results=1)  # a wrong schema or a forbidden user shows here
+    return client
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turns what MLflow, its database or its server raise into TrackingUnavailable; MmlopErrors pass."""
+    try:
+        yield
+    except MmlopError:
+        raise
+    except Exception as error:
+        # By module, since importing MLflow or SQLAlchemy to name their classes takes seconds.
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "requests"):
+            raise unavailable(error) from error
+        raise
+
+
+def unavailable(cause: BaseException | str) -> TrackingUnavailable:
+    lines = str(cause).strip().splitlines()
+    why = (lines[0].strip() if lines else type(cause).__name__).rstrip(".")
+    return TrackingUnavailable(
+        f"MLflow at {shown(tracking_uri())} cannot be used ({why[:300]}): results stay on disk in runs/, and "
+        f"`mmlop registry sync` logs them once it can."
+    )
+
+
+def _probe(uri: str) -> None:
+    """Raise TrackingUnavailable within seconds if nobody answers; MLflow itself would retry for minutes."""
+    parts = urlsplit(uri)
+    dialect = parts.scheme.partition("+")[0]
+    if parts.scheme in ("http", "https"):
+        requests = importlib.import_module("requests")  # honours proxies, which a bare socket would not
+        try:
+            status = requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE).status_code
+        except requests.exceptions.SSLError:
+            return  # somebody answers; MLflow's own settings decide whom to trust
+        except requests.exceptions.Timeout:
+            raise unavailable(f"no answer within {PATIENCE:.0f} seconds") from None
+        except requests.exceptions.ConnectionError:
+            raise unavailable("no connection") from None
+        if status in (502, 503, 504):
+            raise unavailable(f"its gateway answers {status}")
+    elif dialect in DATABASE_PORTS and parts.hostname:
+        try:
+            socket.create_connection((parts.hostname, parts.port or DATABASE_PORTS[dialect]), PATIENCE).close()
+        except OSError:
+            raise unavailable("no connection") from None
+
+
+def _initialise(uri: str) -> None:
+    """Create a missing SQLite database, once even if many processes start together.
+
+    Several first connections at once would each migrate it and leave a database that never works again, and so would one
+    killed half way: so it is made beside its place, under a lock, and renamed.
+    """
+    file = sqlite_file(uri)
+    if file is None or _is_made(file):
+        return
+    from filelock import FileLock
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if _is_made(file):
+            return
+        new = file.with_name(f"{file.name}.new")
+        new.unlink(missing_ok=True)
+        stores = importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+        stores.SqlAlchemyStore(f"sqlite:///{new}", artifacts_beside(uri)).engine.dispose()
+        os.replace(new, file)
+
+
+def _is_made(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0

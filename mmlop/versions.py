@@ -1,0 +1,95 @@
+"""Reading the registry: which adapters are registered under which names, versions and aliases."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mmlop.errors import MmlopError, listing
+from mmlop.store import mlflow
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered adapter."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    metrics: dict[str, float]  # of the adapter itself, percent
+    identity: str  # of the adapter's files; empty for one that was registered by other means
+    created: str  # ISO 8601, UTC
+    run_id: str
+    size: int  # bytes of the factors
+    tags: dict[str, str]  # lineage, and the decision of the champion rule
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def model_name(dataset: str) -> str:
+    return f"mmlop-{dataset}"
+
+
+def names(client: Any) -> list[str]:
+    return sorted(model.name for model in _pages(client.search_registered_models, "name LIKE 'mmlop-%'"))
+
+
+def _pages(search: Any, condition: str) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = search(filter_string=condition, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def aliases_of(client: Any, name: str) -> dict[str, int]:
+    """Aliases of a registered model (a search does not return them). Raises MmlopError if there is no such model."""
+    try:
+        model = client.get_registered_model(name)
+    except mlflow().exceptions.MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        there = listing(names(client), name) or "none yet"
+        raise MmlopError(f"There is no registered adapter '{name}'; registered: {there}.") from None
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def versions_of(client: Any, name: str) -> list[Version]:
+    aliases = aliases_of(client, name)
+    found = _pages(client.search_model_versions, f"name = '{name}'")
+    return sorted((_described(one, aliases) for one in found), key=lambda version: version.version)
+
+
+def version_of(client: Any, name: str, wanted: str) -> Version:
+    found = versions_of(client, name)
+    if wanted == "latest" and found:
+        return found[-1]
+    for version in found:
+        if str(version.version) == wanted:
+            return version
+    there = ", ".join(str(version.version) for version in found) or "none"
+    raise MmlopError(f"{name} has no version '{wanted}'; its versions: {there}.")
+
+
+def numbers_of(client: Any, name: str) -> str:
+    return ", ".join(str(version.version) for version in versions_of(client, name))
+
+
+def _described(one: Any, aliases: dict[str, int]) -> Version:
+    tags, number = dict(one.tags), int(one.version)
+    prefix = "mmlop.metric."
+    return Version(
+        name=one.name,
+        version=number,
+        aliases=tuple(sorted(alias for alias, version in aliases.items() if version == number)),
+        metrics={key.removeprefix(prefix): float(value) for key, value in sorted(tags.items()) if key.startswith(prefix)},
+        identity=tags.get("mmlop.adapter", ""),
+        created=datetime.fromtimestamp(one.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        run_id=one.run_id or "",
+        size=int(tags.get("mmlop.size", 0)),
+        tags=tags,
+    )

@@ -1,0 +1,1 @@
+"""One thin file per DVC stage and Prefect flow; everything else is in mmlop/."""

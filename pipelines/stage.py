@@ -1,0 +1,51 @@
+"""How a stage starts: one argument at most, a user's mistake as one sentence, wall time and memory noted outside DVC."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmlop import config
+from mmlop.errors import MmlopError
+from mmlop.files import write_json
+
+
+def run(stage: str, main: Callable[..., None]) -> None:
+    """Call ``main`` with the command line's arguments; exit 1 with a sentence on a MmlopError."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for chatty in ("httpx", "alembic", "prefect", "mlflow", "matplotlib", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    started = time.monotonic()
+    arguments = sys.argv[1:]
+    try:
+        main(*arguments)
+    except MmlopError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    note_timing("@".join([stage, *arguments]), time.monotonic() - started)
+
+
+def note_timing(stage: str, seconds: float) -> None:
+    """Put a stage's wall time and peak memory into reports/timings.json."""
+    file = config.root() / "reports" / "timings.json"
+    with locked(file.with_suffix(".lock")):
+        known = json.loads(file.read_text()) if file.exists() else {}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+        known[stage] = {"seconds": round(seconds, 2), "peak_mb": round(peak)}
+        write_json(file, known)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold an exclusive lock of this machine for the block."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
