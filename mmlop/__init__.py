@@ -22,7 +22,7 @@ def load(uri: str) -> Classifier:
 
     Raises :class:`mmlop.errors.MmlopError` with one sentence where that cannot be done.
     """
-    from mmlop import registry
     from mmlop.classifier import Classifier
+    from mmlop.registry import resolve
 
-    return Classifier.load(registry.resolve(uri))
+    return Classifier.load(resolve(uri))

@@ -27,6 +27,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PromptsRecord(Section):
+    """The fields of PromptShape."""
+
+    depth: int
+    tokens: int
+    rank: int
+    vision_width: int
+    text_width: int
+    shared: bool
+
+
 class BackboneRecord(Section):
     """Which CLIP the factors belong to. Loading checks the fingerprint; name and weights say where to find it."""
 
@@ -56,7 +67,7 @@ class AdapterInfo(Section):
 
     format: Literal[1] = 1
     method: str = "mmlop"
-    prompts: dict[str, int | bool]  # the fields of PromptShape
+    prompts: PromptsRecord
     drift_correction: bool
     backbone: BackboneRecord
     classes: tuple[str, ...]
@@ -74,7 +85,7 @@ class Adapter:
 
     @property
     def shape(self) -> PromptShape:
-        return PromptShape(**self.info.prompts)  # type: ignore[arg-type]
+        return PromptShape(**self.info.prompts.model_dump())
 
     def save(self, folder: Path) -> None:
         """Write the folder, replacing one that is there."""

@@ -106,7 +106,7 @@ def open_picture(picture: PictureLike) -> Image.Image:
     try:
         with Image.open(io.BytesIO(picture)) as image:
             return pics.rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # as in pictures.read
         raise MmlopError(f"{len(picture)} bytes were given that are no readable picture ({error}).") from error
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mmlop.errors import MmlopError, listing
 
 Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -173,7 +173,7 @@ def load(file: Path | None = None) -> Params:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MmlopError(f"{file} does not exist: run mmlop inside a project with a params.yaml.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MmlopError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise MmlopError(f"{file} holds no keys: it should start with `datasets:` and `backbone:`.")

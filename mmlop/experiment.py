@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmlop import backbone as backbones
 from mmlop import evaluation as ev
-from mmlop.adapter import Adapter, AdapterInfo, Origin, record
+from mmlop.adapter import Adapter, AdapterInfo, Origin, PromptsRecord, record
 from mmlop.backbone import Backbone
 from mmlop.classifier import Classifier
 from mmlop.config import Params
@@ -165,7 +165,7 @@ class Bench:
 
     def _adapter(self, result: Fit, classes: tuple[str, ...], seed: int) -> Adapter:
         info = AdapterInfo(
-            prompts=asdict(self.shape),
+            prompts=PromptsRecord(**asdict(self.shape)),
             drift_correction=self.recipe.drift_correction,
             backbone=record(self.backbone),
             classes=classes,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-NAMED = 60  # classes up to which every row carries its name
+NAMED = 110  # classes up to which every row carries its name
 COUNTED = 30  # classes up to which every cell carries its count
 
 
@@ -18,17 +18,17 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], ti
 
     matrix = np.asarray(counts)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(4 + 0.28 * len(classes), 22.0)
+    side = min(4 + 0.28 * len(classes), 20.0)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the label's pictures", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="share of the label's pictures", shrink=0.8, aspect=30)
     axes.set(title=title, xlabel="prediction", ylabel="label")
     step = 1 if len(classes) <= NAMED else -(-len(classes) // NAMED)
     ticks = list(range(0, len(classes), step))
     names = [_short(classes[i]) for i in ticks]
-    size = 9 if len(classes) <= COUNTED else 7
+    size = 9 if len(classes) <= COUNTED else 6
     axes.set_xticks(ticks, names, rotation=90, fontsize=size)
     axes.set_yticks(ticks, names, fontsize=size)
     if len(classes) <= COUNTED:

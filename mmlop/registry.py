@@ -102,7 +102,7 @@ def publish(run_folder: Path, lineage: Mapping[str, str], register: bool = True)
     from filelock import FileLock
 
     results = Results.load(run_folder)
-    root = run_folder.resolve().parent.parent
+    root = run_folder.absolute().parent.parent
     with FileLock(_lock_file(results.dataset)):  # two at once would each find nothing logged yet
         run_id = log_run(run_folder, lineage)
         if not register:
@@ -168,7 +168,7 @@ def _register(results: Results, run_id: str) -> tuple[Version, bool]:
 def _version_tags(results: Results) -> dict[str, str]:
     record = results.record
     deliverable = record["deliverable"]
-    return {f"mmlop.metric.{key}": f"{value}" for key, value in deliverable["metrics"].items()} | {
+    return {f"mmlop.metric.{key}": f"{value}" for key, value in deliverable["metrics"].items() if value is not None} | {
         "mmlop.adapter": results.identity,
         "mmlop.run": results.key,
         "mmlop.data_hash": record["data_hash"],

@@ -1,4 +1,4 @@
-"""What a training leaves on disk, in deterministic bytes: everything that reports, metrics files and tracking are made from.
+"""What a training leaves on disk, in deterministic bytes: what reports, metrics files and tracking are made from.
 
 runs/<dataset>/adapter/        the deliverable
 runs/<dataset>/run.json        all that tracking and registry need, so that both can be filled again from disk

@@ -84,12 +84,12 @@ def connect() -> Any:
         _probe(uri)
         module = mlflow()
         _initialise(uri)
-        given = os.environ.get("MLFLOW_TRACKING_URI")
-        module.set_tracking_uri(uri)
-        if given is None:  # MLflow exports it, which would pin this process to one project
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
         registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+        unset = [name for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI") if name not in os.environ]
+        module.set_tracking_uri(uri)
         module.set_registry_uri(registry)
+        for name in unset:  # MLflow exports both, which would pin this process to one project
+            os.environ.pop(name, None)
         client = module.MlflowClient(tracking_uri=uri, registry_uri=registry)
         client.search_experiments(max_results=1)  # a wrong schema or a forbidden user shows here
     return client

@@ -139,17 +139,23 @@ def _epoch(
             recipe.consistency,
         )
         if not torch.isfinite(terms["loss"]):
-            raise MmlopError(
-                f"Training of {name} with seed {seed} diverged in epoch {epoch + 1}, step {step + 1} (loss "
-                f"{terms['loss'].item()}): lower train.learning_rate, or use precision fp32 or bf16."
-            )
+            raise _diverged(name, seed, epoch, step, terms["loss"])
         optimiser.zero_grad()
         terms["loss"].backward()
         optimiser.step()
         hits = (image.detach() @ classes.detach().T).argmax(dim=1) == labels
         for key, value in {**terms, "accuracy": 100 * hits.double().mean()}.items():
             sums[key] = sums.get(key, 0.0) + value.item()
+    if not all(torch.isfinite(value).all() for value in factors.values()):  # the last step's loss was still finite
+        raise _diverged(name, seed, epoch, steps - 1, terms["loss"])
     return {key: value / steps for key, value in sums.items()} | {"learning_rate": recipe.rate(epoch)}
+
+
+def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> MmlopError:
+    return MmlopError(
+        f"Training of {name} with seed {seed} diverged in epoch {epoch + 1}, step {step + 1} (loss {loss.item()}): lower "
+        f"train.learning_rate, or use precision fp32 or bf16."
+    )
 
 
 def _draws(seed: int, epoch: int) -> int:
@@ -192,8 +198,8 @@ def _resume(path: Path, factors: Factors, optimiser: torch.optim.Optimizer) -> l
         return []
     try:
         with safe_open(path, framework="pt") as stored:
-            history: list[Epoch] = json.loads(stored.metadata()["history"])
-            saved = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            history: list[Epoch] = json.loads((stored.metadata() or {})["history"])
+            saved = {name: stored.get_tensor(name) for key in factors for name in (key, f"momentum.{key}")}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         logger.warning("checkpoint %s cannot be read (%s): training starts again", path, error)
         return []

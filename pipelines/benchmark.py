@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -48,7 +49,7 @@ def benchmark(datasets: tuple[str, ...]) -> None:
 
 def main() -> None:
     params = config.load()
-    runner = ThreadPoolTaskRunner(max_workers=params.run.concurrency)  # type: ignore[no-untyped-call]
+    runner: Any = ThreadPoolTaskRunner(max_workers=params.run.concurrency)
     with server.running():
         benchmark.with_options(task_runner=runner)(params.datasets)
 

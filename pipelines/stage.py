@@ -22,6 +22,8 @@ def run(stage: str, main: Callable[..., None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for chatty in ("httpx", "alembic", "prefect", "mlflow", "matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for runs in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(runs).addFilter(not_a_users_mistake)
     started = time.monotonic()
     arguments = sys.argv[1:]
     try:
@@ -30,6 +32,13 @@ def run(stage: str, main: Callable[..., None]) -> None:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     note_timing("@".join([stage, *arguments]), time.monotonic() - started)
+
+
+def not_a_users_mistake(record: logging.LogRecord) -> bool:
+    """Prefect logs each failure with its traceback; a MmlopError is shown as its sentence, once, at the end."""
+    raised = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    failed = record.getMessage().startswith("Finished in state Failed") and MmlopError.__name__ in record.getMessage()
+    return not failed and not isinstance(raised, MmlopError)
 
 
 def note_timing(stage: str, seconds: float) -> None:

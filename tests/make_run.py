@@ -1,4 +1,7 @@
-"""A project as the train stage leaves it, with a tiny random CLIP: data/<name>/ and runs/<name>/."""
+"""A project as the train stage leaves it, with a tiny random CLIP: data/<name>/ and runs/<name>/.
+
+The fixtures made from it are in `project_fixtures.py`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ EPOCHS = 3
 TEMPLATES = templates.get("promptsrc")[:2]
 
 
-def save_backbone(folder: Path) -> Path:
+def save_backbone(folder: Path, seed: int = 0) -> Path:
     """open_clip's local folder of the tiny CLIP."""
     folder.mkdir(parents=True)
     config = {
@@ -36,7 +39,7 @@ def save_backbone(folder: Path) -> Path:
     }
     preprocessing = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing}))
-    save_file(dict(tiny_clip().state_dict()), folder / "model.safetensors")
+    save_file(dict(tiny_clip(seed).state_dict()), folder / "model.safetensors")
     return folder
 
 

@@ -180,11 +180,11 @@ def test_a_missing_checkpoint_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_must_be_given() -> None:
-    with pytest.raises(MmlopError, match="ViT-B-16-quickgelu needs weights: a pretrained tag .*openai"):
+    with pytest.raises(MmlopError, match=r"ViT-B-16-quickgelu needs weights: a pretrained tag .*openai"):
         load("ViT-B-16-quickgelu")
 
 
-def test_the_wrong_activation_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
+def test_the_wrong_activation_is_refused_before_anything_is_downloaded() -> None:
     with pytest.raises(MmlopError, match="QuickGELU, which ViT-B-16 does not use: set `architecture: ViT-B-16-quickgelu`"):
         load("ViT-B-16", "openai")
 
@@ -192,7 +192,7 @@ def test_the_wrong_activation_is_refused_before_anything_is_downloaded(tmp_path:
 def test_an_unknown_precision_or_device_is_refused() -> None:
     with pytest.raises(MmlopError, match=r"Precision 'fp61' is unknown: choose one of fp16, "):
         load("mini", precision="fp61")
-    with pytest.raises(MmlopError, match="Device 'abacus' cannot be used on this machine .*: choose device: cpu"):
+    with pytest.raises(MmlopError, match=r"Device 'abacus' cannot be used on this machine .*: choose device: cpu"):
         wrap(tiny_clip(), "tiny", "random", device="abacus")
 
 

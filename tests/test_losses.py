@@ -13,7 +13,12 @@ from torch import Tensor
 
 from mmlop.losses import Consistency, correct_drift, kl_per_logit, loss_terms, unit
 
-sizes = {"batch": st.integers(1, 4), "classes": st.integers(1, 5), "width": st.integers(1, 8), "seed": st.integers(0, 2**31)}
+sizes = {
+    "batch": st.integers(1, 4),
+    "classes": st.integers(1, 5),
+    "width": st.integers(1, 8),
+    "seed": st.integers(0, 2**31),
+}
 
 
 def random_units(seed: int, *size: int) -> Tensor:
@@ -36,7 +41,13 @@ def slow_l1(a: Tensor, b: Tensor) -> float:
 
 
 def slow_terms(
-    image: Tensor, text: Tensor, frozen_image: Tensor, frozen_text: Tensor, labels: list[int], tau: float, weights: Consistency
+    image: Tensor,
+    text: Tensor,
+    frozen_image: Tensor,
+    frozen_text: Tensor,
+    labels: list[int],
+    tau: float,
+    weights: Consistency,
 ) -> dict[str, float]:
     ours, frozen = slow_logits(image, text, tau), slow_logits(frozen_image, frozen_text, tau)
     batch, classes = len(ours), len(ours[0])
@@ -70,7 +81,9 @@ def slow_drift(prompted: np.ndarray, frozen: np.ndarray) -> np.ndarray:
     tau=st.floats(1, 100),
     weights=st.builds(Consistency, st.floats(0.1, 50), st.floats(0.1, 50), st.floats(0.1, 5)),
 )
-def test_every_term_equals_its_loop(batch: int, classes: int, width: int, seed: int, tau: float, weights: Consistency) -> None:
+def test_every_term_equals_its_loop(
+    batch: int, classes: int, width: int, seed: int, tau: float, weights: Consistency
+) -> None:
     image, frozen_image = random_units(seed, batch, width), random_units(seed + 1, batch, width)
     text, frozen_text = random_units(seed + 2, classes, width), random_units(seed + 3, classes, width)
     labels = [(seed + i) % classes for i in range(batch)]
@@ -197,7 +210,11 @@ def test_scaling_elsewhere_follows_the_rule(width: int, tau: float) -> None:
 
 
 def test_unit_keeps_float64_and_lifts_lower_precision() -> None:
-    for given_, expected in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)):
+    for given_, expected in (
+        (torch.float64, torch.float64),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ):
         found = unit(torch.tensor([[3.0, 4.0]], dtype=given_))
         assert found.dtype == expected
         assert torch.allclose(found, torch.tensor([[0.6, 0.8]], dtype=expected))

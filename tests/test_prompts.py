@@ -81,6 +81,8 @@ def test_layer_zero_starts_as_the_best_approximation_of_the_words(rank: int, wor
     assert np.allclose(text[0].numpy(), best, atol=1e-5)
     if rank == 4:
         assert np.allclose(text[0].numpy(), embedded[-4:].numpy(), atol=1e-5)
+    up = factors["U" if shared else "U_text"][0]
+    assert up.norm(dim=0).numpy() == pytest.approx((4 / rank) ** 0.5, rel=1e-5)  # the size it has elsewhere on average
     random = initialise(shape, None, generator())
     for name, value in factors.items():  # the other layers do not depend on the words
         assert torch.equal(value[1:], random[name][1:])

@@ -57,7 +57,7 @@ class Manifest:
             manifest = cls(**stored | {"classes": tuple(stored["classes"]), "pictures": pictures})
         except FileNotFoundError:
             raise MmlopError(f"{file} does not exist: fetch the data set first (`mmlop data fetch NAME`).") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MmlopError(f"{file} is not a manifest ({error}): fetch the data set again.") from error
         if manifest.hash != claimed:
             raise MmlopError(f"{file} was changed after it was written: fetch the data set again.")

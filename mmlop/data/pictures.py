@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -28,7 +28,7 @@ def read(path: Path | str) -> Image.Image:
             return rgb(image)
     except FileNotFoundError:
         raise MmlopError(f"The picture {path} does not exist.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # each of Pillow's decoders raises its own kinds; all end here as a sentence
         raise MmlopError(f"{path} is not a readable picture ({error}): replace or remove it.") from error
 
 

@@ -55,7 +55,7 @@ class Split:
             split = cls(**stored | {"base": tuple(stored["base"]), "novel": tuple(stored["novel"])}, draws=draws)
         except FileNotFoundError:
             raise MmlopError(f"{file} does not exist: make the splits first (`mmlop data split NAME`).") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MmlopError(f"{file} is not a split ({error}): make the splits again.") from error
         if split.hash != claimed:
             raise MmlopError(f"{file} was changed after it was written: make the splits again.")

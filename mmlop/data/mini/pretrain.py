@@ -41,9 +41,9 @@ Optimisers = tuple[torch.optim.Optimizer, torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights; a checkpoint of one recipe is never continued with another."""
+    """Everything that decides the weights; a checkpoint is continued with the same recipe, but for its length."""
 
-    steps: int
+    steps: int  # of the whole run; may change between two sittings, so that a slow run can still end in time
     seed: int = 0
     batch: int = 160  # pictures per step; few enough for many steps in an hour, enough for contrast
     rate: float = 2e-3  # of both optimisers, which share a scale (match_rms_adamw)
@@ -130,6 +130,7 @@ class Trainer:
         self.optimisers = optimisers(self.model, recipe)
         self.step = 0
         self.seconds = 0.0  # of wall time in all sittings
+        self.lengths = [[0, recipe.steps]]  # from which step on the run was to have how many
 
     def advance(self, batch: Batch) -> Tensor:
         """One step. Returns the loss's four parts."""
@@ -159,6 +160,7 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "step": self.step,
             "seconds": self.seconds,
+            "lengths": self.lengths,
             "model": self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
@@ -175,7 +177,7 @@ class Trainer:
             return
         state = torch.load(self.checkpoint, weights_only=True)
         ours = asdict(self.recipe)
-        changed = sorted(key for key in ours if state["recipe"].get(key) != ours[key])
+        changed = sorted(key for key in ours if key != "steps" and state["recipe"].get(key) != ours[key])
         if changed:
             raise MmlopError(
                 f"{self.checkpoint} was made with another {', '.join(changed)}: use the same, or another work folder"
@@ -183,7 +185,9 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.lengths = state["step"], state["seconds"], state["lengths"]
+        if self.lengths[-1][1] != self.recipe.steps:
+            self.lengths.append([self.step, self.recipe.steps])
         log.info("continuing after step %d", self.step)
 
 
@@ -196,6 +200,7 @@ def install(trainer: Trainer, out: Path) -> dict[str, Any]:
         "command": f"mmlop mini pretrain --steps {recipe.steps} --seed {recipe.seed}",
         "finished": trainer.step == recipe.steps,
         "in_domain_zero_shot_percent": accuracy,
+        "lengths": [{"from_step": step, "steps": steps} for step, steps in trainer.lengths],
         "note": "Labels supervise too: a cross-entropy of the image feature against class names encoded by the text tower.",
         "pictures": trainer.step * recipe.batch,
         "recipe": {key: value for key, value in asdict(recipe).items() if key != "model"},
@@ -224,7 +229,8 @@ def pretrain(
 
     Args:
         out: the folder that gets the weights, their configuration and their provenance.
-        steps: of the whole run; the learning rate's schedule depends on it.
+        steps: of the whole run; the learning rate follows them. A run can be continued with another number, which its
+            provenance then tells.
         seed: of the pictures and of the starting weights.
         work: the folder of the checkpoint.
         workers: processes that draw pictures; 0 draws them here.

@@ -1,0 +1,220 @@
+"""params.yaml: what is valid, and the sentence for everything that is not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import tiny_clip
+
+from mmlop import config, experiment
+from mmlop.backbone import wrap
+from mmlop.data import templates
+from mmlop.errors import MmlopError
+
+REPOSITORY = Path(__file__).parent.parent
+PROFILE = {
+    "architecture": "mini",
+    "weights": None,
+    "resolution": None,
+    "precision": "fp32",
+    "templates": "mini",
+    "tokens": 2,
+    "rank": 1,
+    "depth": 3,
+    "epochs": 10,
+    "learning_rate": 0.0025,
+    "threads": 1,
+}
+REAL = {"architecture": "ViT-B-16-quickgelu", "weights": "openai", "tokens": 4, "depth": 9, "epochs": 30}
+VALUES: dict[str, Any] = {
+    "datasets": ["mini_pairs", "mini_digits"],
+    "backbone": "mini",
+    "device": "cpu",
+    "data": {"seed": 0},
+    "fewshot": {"shots": 16, "seeds": [1, 2, 3]},
+    "prompts": {"tokens": None, "rank": None, "depth": None, "shared": True},
+    "loss": {"text": 25.0, "image": 10.0, "logits": 1.0, "drift_correction": True},
+    "train": {"epochs": None, "learning_rate": None, "batch_size": 4},
+    "champion": {"level": 0.05, "pictures": 30},
+    "run": {"retries": 1, "concurrency": 1},
+    "profiles": {"mini": PROFILE, "vit-b-16": REAL},
+}
+
+
+def written(folder: Path, *changes: Callable[[dict[str, Any]], Any]) -> Path:
+    values = copy.deepcopy(VALUES)
+    for change in changes:
+        change(values)
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(values: dict[str, Any]) -> None:
+        *parents, key = path.split(".")
+        for parent in parents:
+            values = values[parent]
+        values[key] = value
+
+    return change
+
+
+def removing(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda values: values.pop(key)
+
+
+def test_the_repositorys_own_params_are_valid() -> None:
+    params = config.load(REPOSITORY / "params.yaml")
+    for name, profile in params.profiles.items():
+        assert templates.get(profile.templates), name
+        assert profile.rank <= profile.tokens, name
+    paper = params.profiles["vit-b-16"]
+    assert (paper.tokens, paper.rank, paper.depth, paper.epochs, paper.learning_rate) == (4, 1, 9, 30, 0.0025)
+
+
+def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
+    sections = ("data", "fewshot", "prompts", "loss", "train", "champion", "run")
+    params = config.load(written(tmp_path, *(removing(name) for name in sections)))
+    assert (params.loss.text, params.loss.image, params.loss.logits, params.loss.drift_correction) == (25, 10, 1, True)
+    assert (params.train.batch_size, params.train.momentum, params.train.weight_decay) == (4, 0.9, 5e-4)
+    assert (params.train.warmup_epochs, params.train.warmup_rate) == (1, 1e-5)
+    assert (params.fewshot.shots, params.fewshot.seeds, params.prompts.shared) == (16, (1, 2, 3), True)
+    paper = config.Profile(architecture="ViT-B-16-quickgelu")
+    assert (paper.tokens, paper.rank, paper.depth, paper.epochs, paper.learning_rate) == (4, 1, 9, 30, 0.0025)
+
+
+REFUSED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (setting("datsets", []), "there is no key 'datsets'; known keys: datasets, "),
+    (setting("prompts.rnk", 2), "there is no key 'rnk' in prompts; known keys: rank, "),
+    (setting("train.learning_rte", 2), "there is no key 'learning_rte' in train; known keys: learning_rate, "),
+    (setting("profiles.mini.presicion", "fp32"), "there is no key 'presicion' in profiles.mini; known keys: precision, "),
+    (setting("backbone", "vit-b16"), "backbone is 'vit-b16', but profiles holds vit-b-16, "),
+    (setting("prompts.rank", 3), "prompts.rank is 3, but 2 prompt tokens have rank 1 to 2: lower prompts.rank or raise"),
+    (setting("prompts.rank", 0), "prompts.rank is 0: input should be greater than or equal to 1"),
+    (setting("fewshot.shots", 0), "fewshot.shots is 0: input should be greater than or equal to 1"),
+    (setting("fewshot.shots", "many"), "fewshot.shots is 'many': input should be a valid integer"),
+    (setting("fewshot.seeds", []), r"fewshot.seeds is \[\]: tuple should have at least 1 item"),
+    (setting("fewshot.seeds", [1, 2, 1]), "fewshot.seeds lists a value twice: 1, 2, 1"),
+    (setting("datasets", ["mini_pairs", "mini_pairs"]), "datasets lists a value twice: mini_pairs, mini_pairs"),
+    (setting("datasets", []), r"datasets is \[\]: tuple should have at least 1 item"),
+    (setting("datasets", "mini_pairs"), "datasets is 'mini_pairs': input should be a valid tuple"),
+    (setting("train.learning_rate", -1), "train.learning_rate is -1: input should be greater than 0"),
+    (setting("train.learning_rate", float("inf")), "train.learning_rate is inf: input should be a finite number"),
+    (setting("loss.text", float("nan")), "loss.text is nan: input should be"),
+    (setting("loss.text", -1), "loss.text is -1: input should be greater than or equal to 0"),
+    (setting("train.momentum", 1), "train.momentum is 1: input should be less than 1"),
+    (setting("train", None), "train is None: input should be a valid dictionary"),
+    (
+        setting("profiles.mini.precision", "fp64"),
+        "profiles.mini.precision is 'fp64': input should be 'fp32', 'bf16' or 'fp16'",
+    ),
+    (setting("champion.level", 5), "champion.level is 5: input should be less than 1"),
+    (removing("datasets"), "the key 'datasets' is missing"),
+    (removing("backbone"), "the key 'backbone' is missing"),
+    (lambda values: values["profiles"]["mini"].pop("architecture"), "the key 'profiles.mini.architecture' is missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=[sentence[:50] for _, sentence in REFUSED])
+def test_a_bad_value_is_one_sentence(tmp_path: Path, change: Callable[[dict[str, Any]], Any], sentence: str) -> None:
+    file = written(tmp_path, change)
+    with pytest.raises(MmlopError, match=sentence) as error:
+        config.load(file)
+    message = str(error.value)
+    assert message.startswith(f"{file}: ")
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"datasets: [", "is not YAML: while parsing"),
+        (b"\xff\xfe\x00\x01", "is not YAML"),
+        (b"", "holds no keys"),
+        (b"- a\n- b\n", "holds no keys"),
+        (b"just words", "holds no keys"),
+        (b"a: !!python/object/apply:os.getcwd []", "is not YAML: could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(MmlopError, match=sentence):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(MmlopError, match=r"params\.yaml does not exist: run mmlop inside a project"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_explicit_values_override_the_profile(tmp_path: Path) -> None:
+    plain = config.load(written(tmp_path))
+    profile = plain.profiles["mini"]
+    assert (plain.tokens, plain.rank, plain.depth) == (profile.tokens, profile.rank, profile.depth)
+    assert (plain.epochs, plain.learning_rate, plain.threads) == (profile.epochs, profile.learning_rate, profile.threads)
+    changed = config.load(
+        written(
+            tmp_path,
+            setting("prompts.rank", 2),
+            setting("prompts.depth", 1),
+            setting("train.epochs", 3),
+            setting("train.learning_rate", "1e-2"),  # YAML reads 1e-2 as a string
+            setting("train.threads", 4),
+        )
+    )
+    assert (changed.tokens, changed.rank, changed.depth) == (profile.tokens, 2, 1)
+    assert (changed.epochs, changed.learning_rate, changed.threads) == (3, 0.01, 4)
+    resolved = changed.resolved()
+    assert resolved["prompts"] == {"tokens": profile.tokens, "rank": 2, "depth": 1, "shared": True}
+    assert resolved["train"]["epochs"] == 3
+    assert plain.resolved()["train"]["epochs"] == profile.epochs
+
+
+def test_tokens_may_make_room_for_a_rank(tmp_path: Path) -> None:
+    params = config.load(written(tmp_path, setting("prompts.rank", 5), setting("prompts.tokens", 6)))
+    assert (params.rank, params.tokens) == (5, 6)
+
+
+def test_another_backbone_is_one_word(tmp_path: Path) -> None:
+    params = config.load(written(tmp_path, setting("backbone", "vit-b-16")))
+    assert (params.tokens, params.rank, params.depth, params.epochs) == (4, 1, 9, 30)
+    assert params.resolved()["backbone"]["architecture"] == "ViT-B-16-quickgelu"
+
+
+def test_prompts_deeper_than_the_model_are_refused(tmp_path: Path) -> None:
+    tiny = wrap(tiny_clip(), "tiny", "random")
+    params = config.load(written(tmp_path, setting("prompts.depth", 2)))
+    shape = experiment.prompt_shape(params, tiny)
+    assert (shape.depth, shape.tokens, shape.rank, shape.vision_width, shape.text_width) == (2, 2, 1, 32, 32)
+    with pytest.raises(MmlopError, match=r"prompts\.depth is 3, but tiny has 2 image and 2 text blocks: choose 1 to 2"):
+        experiment.prompt_shape(config.load(written(tmp_path, setting("prompts.depth", 3))), tiny)
+
+
+def test_the_recipe_is_that_of_the_params_scaled_to_the_backbone(tmp_path: Path) -> None:
+    tiny = wrap(tiny_clip(), "tiny", "random")
+    params = config.load(written(tmp_path, setting("train.momentum", 0.5), setting("loss.drift_correction", False)))
+    recipe = experiment.recipe(params, tiny)
+    assert (recipe.momentum, recipe.drift_correction, recipe.epochs) == (0.5, False, params.epochs)
+    factor = tiny.logit_scale / 100 * (16 / 512) ** 0.5
+    assert recipe.consistency.text == pytest.approx(25 * factor)
+    assert recipe.consistency.image == pytest.approx(10 * factor)
+    assert recipe.consistency.logits == 1
+
+
+def test_the_project_is_found_from_a_folder_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path.parent))  # in an experiment's copy of a project, this is the original
+    written(tmp_path, setting("device", "cuda:1"))
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert config.root() == tmp_path
+    assert config.load().device == "cuda:1"
+    (below / "params.yaml").write_text("datasets: [")  # the nearest counts
+    assert config.root() == below

@@ -1,0 +1,313 @@
+"""The registry on real stores: versions once each, the champion rule, URIs, a server that was down, and serving."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from make_run import make_data, make_run, relabel, save_backbone
+
+from mmlop import config, registry, store
+from mmlop.adapter import identity
+from mmlop.classifier import Classifier
+from mmlop.errors import MmlopError
+from mmlop.store import TrackingUnavailable
+
+pytest_plugins = ["project_fixtures"]
+
+RULE = config.Champion(level=0.05, pictures=30)
+
+
+def two_versions(project: Path, backbone: Path, noise: float = 0.0) -> None:
+    """Version 1, champion, with ``noise``; version 2, logged and registered, which has not challenged it yet."""
+    registry.publish(make_run(project, "toy", backbone, seed=1, noise=noise), {})
+    folder = make_run(project, "toy", backbone, seed=2)
+    relabel(project, "toy", folder / "adapter", wrong=2)
+    registry.register(folder, registry.publish(folder, {}, register=False).run_id)
+
+
+def aliases() -> dict[int, tuple[str, ...]]:
+    return {version.version: version.aliases for version in registry.versions("toy")}
+
+
+def test_publish_registers_once_and_makes_the_first_champion(project: Path, backbone: Path) -> None:
+    folder = make_run(project, "toy", backbone)
+    published = registry.publish(folder, {"git_commit": "abc", "git_dirty": "false"})
+    assert published.new
+    assert published.decision is not None
+    assert published.decision.outcome == "first"
+    again = registry.publish(folder, {})
+    assert (again.run_id, again.new, again.decision) == (published.run_id, False, None)
+    assert again.sentence == "toy: already registered as mmlop-toy version 1."
+    (version,) = registry.versions()
+    assert version.aliases == ("champion",)
+    assert version.identity == identity(folder / "adapter")
+    assert version.metrics == {"validation": 50.0, "accuracy": 41.0, "ece": 5.0}
+    assert version.size == (folder / "adapter" / "adapter.safetensors").stat().st_size
+    assert version.run_id == published.run_id
+    assert version.tags["mmlop.git_commit"] == "abc"
+    assert version.tags["mmlop.decision"] == "first"
+    assert version.tags["mmlop.trainable"] == "132"
+    assert registry.register(folder, published.run_id).version == 1
+
+
+def test_an_experiment_is_logged_and_not_registered(project: Path, backbone: Path) -> None:
+    published = registry.publish(make_run(project, "toy", backbone), {}, register=False)
+    assert published.version is None
+    assert registry.versions() == []
+
+
+def test_a_better_challenger_becomes_champion(project: Path, backbone: Path) -> None:
+    two_versions(project, backbone, noise=5.0)
+    decision = registry.promote("toy", 2, RULE)
+    assert decision.outcome == "promoted"
+    assert decision.comparison is not None
+    assert decision.comparison.pictures == 40
+    assert decision.comparison.challenger == 95.0
+    assert decision.comparison.p_value < 0.05
+    assert aliases() == {1: ("previous",), 2: ("champion",)}
+    tags = registry.versions("toy")[1].tags
+    assert (tags["mmlop.decision"], tags["mmlop.reason"]) == ("promoted", decision.reason)
+    assert float(tags["mmlop.p_value"]) < 0.05
+    assert registry.promote("toy", 2, RULE).outcome == "unchanged"
+    assert registry.versions("toy")[1].tags == tags
+
+
+def test_a_tie_keeps_the_champion(project: Path, backbone: Path) -> None:
+    registry.publish(make_run(project, "toy", backbone, seed=1), {})
+    same = make_run(project, "toy", backbone, seed=1)
+    info = json.loads((same / "adapter" / "adapter.json").read_text())
+    info["origin"]["mode"] = {"device": "another"}  # another adapter with the same factors
+    (same / "adapter" / "adapter.json").write_text(json.dumps(info))
+    record = json.loads((same / "run.json").read_text())
+    record["deliverable"]["identity"] = identity(same / "adapter")
+    (same / "run.json").write_text(json.dumps(record))
+    published = registry.publish(same, {})
+    assert published.decision is not None
+    assert published.decision.outcome == "kept"
+    assert published.decision.comparison is not None
+    assert published.decision.comparison.champion == published.decision.comparison.challenger
+    assert aliases() == {1: ("champion",), 2: ()}
+
+
+def test_too_few_pictures_ask_a_person(project: Path, backbone: Path) -> None:
+    two_versions(project, backbone, noise=5.0)
+    decision = registry.promote("toy", 2, config.Champion(level=0.05, pictures=41))
+    assert decision.outcome == "too_few"
+    assert "40 validation pictures" in decision.reason
+    assert "`mmlop registry promote toy 2 --force REASON`" in decision.reason
+    assert aliases() == {1: ("champion",), 2: ()}
+    with pytest.raises(MmlopError, match="--force needs a reason"):
+        registry.promote("toy", 2, RULE, force=" ")
+    assert registry.promote("toy", 2, RULE, force="seen by eye").outcome == "forced"
+    assert aliases() == {1: ("previous",), 2: ("champion",)}
+    assert registry.versions("toy")[1].tags["mmlop.forced"] == "seen by eye"
+    registry.promote("toy", 1, RULE, force="back again")
+    assert aliases() == {1: ("champion",), 2: ("previous",)}
+
+
+def test_pictures_either_was_trained_on_do_not_count(project: Path, backbone: Path) -> None:
+    folder = make_run(project, "toy", backbone, seed=1)
+    record = json.loads((folder / "run.json").read_text())
+    manifest = json.loads((project / "data" / "toy" / "manifest.json").read_text())
+    record["deliverable"]["trained_on"] = [row[3] for row in manifest["pictures"] if row[2] == "val"][:6]
+    (folder / "run.json").write_text(json.dumps(record))
+    registry.publish(folder, {})
+    published = registry.publish(make_run(project, "toy", backbone, seed=2), {})
+    assert published.decision is not None
+    assert published.decision.comparison is not None
+    assert published.decision.comparison.pictures == 34
+
+
+def test_adapters_of_two_backbones_are_compared(project: Path, backbone: Path, tmp_path: Path) -> None:
+    registry.publish(make_run(project, "toy", save_backbone(tmp_path / "other", seed=5)), {})
+    published = registry.publish(make_run(project, "toy", backbone, seed=2), {})
+    assert published.decision is not None
+    assert published.decision.comparison is not None
+
+
+def test_a_champion_that_cannot_be_scored_here_stays(project: Path, backbone: Path, tmp_path: Path) -> None:
+    lost = save_backbone(tmp_path / "lost", seed=6)
+    registry.publish(make_run(project, "toy", lost), {})
+    shutil.rmtree(lost)
+    published = registry.publish(make_run(project, "toy", backbone, seed=2), {})
+    assert published.decision is not None
+    assert published.decision.outcome == "kept"
+    assert "cannot be compared here" in published.decision.reason
+    assert "--force REASON" in published.decision.reason
+
+
+def test_resolve_finds_the_same_adapter_by_every_name(
+    project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(project, "toy", backbone)
+    published = registry.publish(folder, {})
+    uris = ("@champion", "/1", "/latest")
+    for uri in (str(folder / "adapter"), f"runs:/{published.run_id}/adapter", *(f"models:/mmlop-toy{u}" for u in uris)):
+        assert identity(registry.resolve(uri)) == published.version.identity  # type: ignore[union-attr]
+    assert registry.resolve(str(folder / "adapter")) == folder / "adapter"
+    (stored,) = (project / "mlartifacts").rglob("adapter.json")
+    stored.write_text(stored.read_text() + " ")
+    registry.resolve("models:/mmlop-toy/1")  # fetched and checked before
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project / "another"))
+    with pytest.raises(MmlopError, match="was changed after it was registered"):
+        registry.resolve("models:/mmlop-toy/1")
+    shutil.rmtree(stored.parent)
+    with pytest.raises(MmlopError, match="adapter"):
+        registry.resolve("models:/mmlop-toy/1")
+
+
+def test_what_does_not_exist_is_one_sentence_with_what_does(project: Path, backbone: Path) -> None:
+    with pytest.raises(MmlopError, match="no registered adapter 'mmlop-toy'; registered: none yet"):
+        registry.resolve("models:/mmlop-toy@champion")
+    with pytest.raises(MmlopError, match="runs with an adapter: none yet"):
+        registry.resolve("runs:/abc/adapter")
+    run = registry.publish(make_run(project, "toy", backbone), {}).run_id
+    for uri, wanted in {
+        "models:/mmlop-toi@champion": "no registered adapter 'mmlop-toi'; registered: mmlop-toy",
+        "models:/mmlop-toy@champoin": "no alias 'champoin'; its aliases: champion; its versions: 1",
+        "models:/mmlop-toy/7": "no version '7'; its versions: 1",
+        "models:/mmlop-toy": "names no version: add @champion",
+        "models:/a:b@c": "no registered adapter 'a:b'",
+        "runs:/abc/adapter": f"no run 'abc'; runs with an adapter: {run}",
+        f"runs:/{run}/model": f"run {run} holds 'adapter' alone",
+        "s3://bucket/adapter": "give a folder, models:/NAME@champion",
+        "nowhere": "nowhere is no adapter, it does not exist",
+        "runs/toy": "but runs/toy/adapter is: give that",
+        "data": "data is no adapter, it has no adapter.json",
+    }.items():
+        with pytest.raises(MmlopError) as caught:
+            registry.resolve(uri)
+        assert wanted in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(MmlopError, match="has no version '5'"):
+        registry.promote("toy", 5, RULE)
+    with pytest.raises(MmlopError, match="no registered adapter 'mmlop-toi'"):
+        registry.versions("toi")
+
+
+def test_sync_restores_a_lost_store_and_names_what_it_cannot(
+    project: Path, backbone: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_data(project, "other")
+    make_run(project, "toy", backbone)
+    broken = make_run(project, "other", backbone)
+    assert [one.dataset for one in registry.sync(project) if one.new] == ["other", "toy"]
+    assert not any(one.new for one in registry.sync(project))
+    lost = project.rename(project.with_name("moved"))  # the database stays behind
+    (lost / "mlflow.db").unlink()
+    shutil.copy(database, lost)
+    monkeypatch.chdir(lost)
+    (lost / "runs" / broken.name / "run.json").write_text("{}")
+    with pytest.raises(MmlopError, match=r"other/run\.json is no record of a training"):
+        registry.sync(lost)
+    assert [version.name for version in registry.versions()] == ["mmlop-toy"]
+    with pytest.raises(MmlopError, match=r"runs/toi/run\.json does not exist .*toy, other"):
+        registry.sync(lost, "toi")
+
+
+def test_the_pyfunc_model_predicts_what_the_classifier_does(project: Path, backbone: Path) -> None:
+    folder = make_run(project, "toy", backbone)
+    run = registry.publish(folder, {}).run_id
+    pictures = [file.read_bytes() for file in sorted((project / "data" / "toy" / "pictures").glob("*.png"))[:5]]
+    wanted = Classifier.load(folder / "adapter").predict(pictures)
+    model = store.mlflow().pyfunc.load_model(f"runs:/{run}/adapter")
+    answers = model.predict(pictures)
+    assert [one.label for one in answers] == [one.label for one in wanted]
+    assert [tuple(one.scores) for one in answers] == [one.labels for one in wanted]
+    with pytest.raises(Exception, match="no readable picture"):
+        model.predict([b"text"])
+    requirements = Path(store.mlflow().artifacts.download_artifacts(f"runs:/{run}/adapter/requirements.txt")).read_text()
+    assert "torch==" in requirements
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def invocation(address: str, pictures: list[bytes]) -> urllib.request.Request:
+    body = json.dumps({"inputs": [base64.b64encode(picture).decode() for picture in pictures]}).encode()
+    return urllib.request.Request(f"{address}/invocations", body, {"content-type": "application/json"})
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], port: int, health: str, log: Path) -> Iterator[str]:
+    """A command of mlflow's that serves HTTP, until the block ends."""
+    address = f"http://127.0.0.1:{port}"
+    here = Path(sys.executable).parent
+    environment = os.environ | {
+        "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}{health}", timeout=2):
+                break
+            time.sleep(0.2)
+        else:
+            raise AssertionError(log.read_text())
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_results_of_an_outage_are_synced_once(project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, port = make_run(project, "toy", backbone), free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    for action in (lambda: registry.publish(folder, {}), lambda: registry.sync(project), registry.versions):
+        with pytest.raises(TrackingUnavailable):
+            action()
+    server = ["server", "--backend-store-uri", f"sqlite:///{project}/mlflow.db"]
+    with running([*server, "--artifacts-destination", str(project / "kept")], port, "/health", project / "server.log"):
+        (first,) = registry.sync(project)
+        assert first.new
+        (second,) = registry.sync(project, "toy")
+        assert (second.new, second.run_id) == (False, first.run_id)
+        assert [version.aliases for version in registry.versions()] == [("champion",)]
+        for uri in ("models:/mmlop-toy@champion", f"runs:/{first.run_id}/adapter"):
+            assert identity(registry.resolve(uri)) == identity(folder / "adapter")
+        two = registry.publish(make_run(project, "toy", backbone, seed=2), {})
+        assert two.decision is not None
+        assert two.decision.comparison is not None
+
+
+@pytest.mark.slow
+def test_a_served_model_answers_base64_pictures(project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, port = make_run(project, "toy", backbone), free_port()
+    registry.publish(folder, {})
+    pictures = [file.read_bytes() for file in sorted((project / "data" / "toy" / "pictures").glob("*.png"))[:3]]
+    wanted = Classifier.load(folder / "adapter").predict(pictures)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    serve = ["models", "serve", "--model-uri", "models:/mmlop-toy@champion", "--env-manager", "local"]
+    with running(serve, port, "/ping", project / "serve.log") as address:
+        with urllib.request.urlopen(invocation(address, pictures), timeout=60) as response:
+            answers = json.load(response)["predictions"]
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(invocation(address, [b"text"]), timeout=60)
+    assert [one["label"] for one in answers] == [one.label for one in wanted]
+    assert caught.value.code == 400

@@ -1,0 +1,219 @@
+"""What a training leaves on disk, from a real one on a few small pictures, checked by measuring again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_clip
+from PIL import Image
+
+from mmlop import config, evaluation, results
+from mmlop.adapter import Adapter, identity
+from mmlop.backbone import Backbone, wrap
+from mmlop.classifier import Classifier
+from mmlop.data import splits
+from mmlop.data.manifest import Manifest, Picture, content_of
+from mmlop.errors import MmlopError
+from mmlop.experiment import Bench
+from mmlop.features import frozen_text, image_features
+from mmlop.training import Epoch
+
+NAMES = ("red", "green", "blue", "dark", "light")
+LEVELS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (20, 20, 20), (230, 230, 230))
+SEEDS = (1, 2)
+
+
+def fill(folder: Path) -> Manifest:
+    """Noisy colours: 3 training, 2 validation and 4 test pictures for each of five classes."""
+    generator, rows = np.random.default_rng(0), []
+    for label, level in enumerate(LEVELS):
+        for part, count in (("train", 3), ("val", 2), ("test", 4)):
+            for number in range(count):
+                pixels = np.clip(np.array(level) + generator.normal(0, 60, (36, 40, 3)), 0, 255).astype(np.uint8)
+                file = folder / f"{part}-{label}-{number}.png"
+                Image.fromarray(pixels).save(file)
+                rows.append(Picture(file.name, label, part, content_of(file.read_bytes())))
+    manifest = Manifest("colours", NAMES, "a photo of a {}.", "CC0", "drawn", tuple(rows))
+    manifest.save(folder / "manifest.json")
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return wrap(tiny_clip(), "tiny", "random")
+
+
+@pytest.fixture(scope="module")
+def params() -> config.Params:
+    profile = {
+        "architecture": "tiny",
+        "templates": "promptsrc",
+        "tokens": 2,
+        "depth": 2,
+        "epochs": 2,
+        "learning_rate": 0.05,
+    }
+    fewshot = {"shots": 2, "seeds": SEEDS}
+    values = {"datasets": ["colours"], "backbone": "tiny", "fewshot": fewshot, "profiles": {"tiny": profile}}
+    return config.Params.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def bench(backbone: Backbone, params: config.Params, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("colours")
+    return Bench(params, backbone, folder, splits.make(fill(folder), 2, SEEDS))
+
+
+@pytest.fixture(scope="module")
+def trained(bench: Bench) -> dict[int, results.SeedResult]:
+    return {seed: results.SeedResult(*bench.base_to_novel(seed), bench.all_classes(seed)) for seed in SEEDS}
+
+
+@pytest.fixture(scope="module")
+def written(
+    bench: Bench, trained: dict[int, results.SeedResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("project")
+    return root, results.write(root, bench, trained)
+
+
+def hits(classifier: Classifier, folder: Path, pictures: list[Picture], labels: list[int]) -> float:
+    """Percent of pictures, predicted one by one among the names of ``labels``, that get their own name."""
+    right = 0
+    for picture in pictures:
+        (prediction,) = classifier.predict(folder / picture.path, [NAMES[label] for label in labels])
+        right += prediction.label == NAMES[picture.label]
+    return 100 * right / len(pictures)
+
+
+def test_zero_shot_by_hand(bench: Bench, backbone: Backbone) -> None:
+    found, tests = bench.zero_shot(), bench.manifest.of("test")
+    pictures, labels = bench.prepared("test")
+    images = image_features(backbone, pictures)
+    for name, group in (("base", [0, 1, 2]), ("novel", [3, 4]), ("accuracy", [0, 1, 2, 3, 4])):
+        text = frozen_text(backbone, [NAMES[label] for label in group], ["a photo of a {}."])
+        rows = [index for index, picture in enumerate(tests) if picture.label in group]
+        right = sum(group[int((images[i] @ text.T).argmax())] == tests[i].label for i in rows)
+        assert found[name] == pytest.approx(100 * right / len(rows), abs=1e-4), name
+    assert found["hm"] == pytest.approx(evaluation.harmonic_mean(found["base"], found["novel"]), abs=1e-3)
+    assert labels.tolist() == [picture.label for picture in tests]
+
+
+def test_base_to_novel_by_hand(bench: Bench, backbone: Backbone, trained: dict[int, results.SeedResult]) -> None:
+    again = bench.train(1, bench.split.base)  # the same bits as before
+    assert again.history == trained[1].history
+    assert again.adapter.info.classes == NAMES[:3]
+    classifier, found = Classifier(again.adapter, backbone), trained[1].base_to_novel
+    for name, group in (("base", [0, 1, 2]), ("novel", [3, 4])):
+        tests = bench.manifest.of("test", group)
+        assert found[name] == pytest.approx(hits(classifier, bench.folder, tests, group), abs=1e-4)
+    assert "accuracy" not in found
+    assert found["hm"] == pytest.approx(evaluation.harmonic_mean(found["base"], found["novel"]), abs=1e-3)
+
+
+def test_the_deliverable_by_hand(bench: Bench, backbone: Backbone, written: tuple[Path, dict[str, Any]]) -> None:
+    root, run = written
+    folder = root / "runs" / "colours" / "adapter"
+    adapter, deliverable = Adapter.load(folder), run["deliverable"]
+    assert adapter.info.classes == NAMES
+    assert deliverable["identity"] == identity(folder)
+    classifier = Classifier(adapter, backbone)
+    every = list(range(5))
+    for metric, part in (("accuracy", "test"), ("validation", "val")):
+        expected = hits(classifier, bench.folder, bench.manifest.of(part), every)
+        assert adapter.info.metrics[metric] == pytest.approx(expected, abs=1e-4)
+    counts = np.array(deliverable["confusion"])
+    assert counts.sum(axis=1).tolist() == [4] * 5
+    assert 100 * counts.trace() / counts.sum() == pytest.approx(adapter.info.metrics["accuracy"], abs=1e-4)
+    by_path = {picture.path: picture.content for picture in bench.manifest.pictures}
+    shots = bench.split.draws[deliverable["seed"]].train
+    assert deliverable["trained_on"] == sorted(by_path[path] for path in shots)
+
+
+def test_the_deliverable_is_the_best_seed_on_validation_pictures(written: tuple[Path, dict[str, Any]]) -> None:
+    _, run = written
+    scores = {seed: found["all_classes"]["metrics"]["validation"] for seed, found in run["seeds"].items()}
+    assert scores[str(run["deliverable"]["seed"])] == max(scores.values())
+
+
+def test_run_json_is_what_was_returned(written: tuple[Path, dict[str, Any]], bench: Bench) -> None:
+    root, run = written
+    stored = json.loads((root / "runs" / "colours" / "run.json").read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(run))
+    assert (stored["data_hash"], stored["split_hash"]) == (bench.manifest.hash, bench.split.hash)
+    assert stored["trainable"] == 2 * (2 + 32 + 32)
+    seeds = [run["seeds"][str(seed)]["base_to_novel"]["metrics"]["base"] for seed in SEEDS]
+    assert run["summary"]["base"] == pytest.approx(sum(seeds) / 2, abs=1e-4)
+    assert run["summary"]["base_std"] == pytest.approx(abs(seeds[0] - seeds[1]) / 2**0.5, abs=1e-4)
+
+
+def test_results_files_agree_with_the_run(written: tuple[Path, dict[str, Any]]) -> None:
+    root, run = written
+    lines = [json.loads(line) for line in (root / "results" / "colours.jsonl").read_text().splitlines()]
+    keys = [(line["protocol"], line["method"], line["seed"], line["metric"]) for line in lines]
+    assert len(set(keys)) == len(keys)
+    value = {key: line["value"] for key, line in zip(keys, lines, strict=True)}
+    for seed in SEEDS:
+        found = run["seeds"][str(seed)]
+        assert value["base_to_novel", "mmlop", seed, "novel"] == found["base_to_novel"]["metrics"]["novel"]
+        assert value["all_classes", "mmlop", seed, "accuracy"] == found["all_classes"]["metrics"]["accuracy"]
+    assert value["base_to_novel", "zero_shot", None, "base"] == run["zero_shot"]["base"]
+    assert value["all_classes", "zero_shot", None, "accuracy"] == run["zero_shot"]["accuracy"]
+    assert {line["shots"] for line in lines if line["method"] == "mmlop"} == {2}
+    metrics = json.loads((root / "results" / "colours.json").read_text())
+    assert metrics["mmlop"]["hm"] == run["summary"]["hm"]
+    assert metrics["zero_shot"]["hm"] == run["zero_shot"]["hm"]
+    histories: list[list[Epoch]] = [run["seeds"][str(seed)]["base_to_novel"]["history"] for seed in SEEDS]
+    rows = list(csv.DictReader((root / "results" / "colours.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for row, *epochs in zip(rows, *histories, strict=True):
+        assert float(row["loss"]) == pytest.approx(sum(epoch["loss"] for epoch in epochs) / 2, rel=1e-5)
+
+
+def test_writing_again_gives_the_same_bytes(
+    bench: Bench, trained: dict[int, results.SeedResult], written: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    root, _ = written
+    results.write(tmp_path, bench, trained)
+    files = sorted(file.relative_to(root) for file in root.rglob("*") if file.is_file())
+    assert len(files) == 7
+    for file in files:
+        assert (tmp_path / file).read_bytes() == (root / file).read_bytes(), file
+
+
+def test_rows_and_sentence_for_people(written: tuple[Path, dict[str, Any]]) -> None:
+    _, run = written
+    rows = results.table(run)
+    assert [row["run"] for row in rows] == ["zero-shot", "mmlop seed 1", "mmlop seed 2", "mmlop mean"]
+    assert rows[0]["base"] == f"{run['zero_shot']['base']:.2f}"
+    assert rows[0]["validation"] == ""
+    assert rows[-1]["accuracy"] == f"{run['summary']['accuracy']:.2f}"
+    assert f"hm {run['zero_shot']['hm']:.1f} -> {run['summary']['hm']:.1f}" in results.sentence(run)
+
+
+def test_splits_of_other_data_are_refused(bench: Bench, params: config.Params, backbone: Backbone, tmp_path: Path) -> None:
+    other = fill(tmp_path)
+    Manifest("colours", NAMES, "a {}.", "CC0", "drawn", other.pictures).save(tmp_path / "manifest.json")
+    with pytest.raises(MmlopError, match="splits of colours were drawn from other data: make them again"):
+        Bench(params, backbone, tmp_path, bench.split)
+
+
+def test_a_picture_that_is_gone_is_named(params: config.Params, backbone: Backbone, tmp_path: Path) -> None:
+    manifest = fill(tmp_path)
+    (tmp_path / "test-1-0.png").unlink()
+    with pytest.raises(MmlopError, match=r"test-1-0\.png does not exist"):
+        Bench(params, backbone, tmp_path, splits.make(manifest, 2, SEEDS)).zero_shot()
+
+
+def test_training_leaves_the_global_generator_alone(bench: Bench) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    bench.train(2, bench.split.base)
+    assert torch.equal(torch.rand(3), expected)
