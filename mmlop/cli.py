@@ -145,8 +145,8 @@ def data_list(as_json: AsJson = False) -> None:
     from mmlop import config
     from mmlop.data import datasets
 
-    root = config.root()
-    found = [datasets.get(name) for name in datasets.names()]
+    root, sources = config.root(), config.load().sources
+    found = [datasets.get(name, sources) for name in datasets.names(sources)]
     here = {d.name: (root / "data" / d.name / "manifest.json").exists() for d in found}
     if as_json:
         _print_json([{"name": d.name, "classes": len(d.classes), "fetched": here[d.name]} for d in found])
@@ -161,8 +161,8 @@ def data_fetch(dataset: Dataset, quiet: Quiet = False) -> None:
     from mmlop import config
     from mmlop.data import datasets
 
-    known = datasets.get(dataset)
     params = config.load()
+    known = datasets.get(dataset, params.sources)
     if dataset in params.datasets:  # DVC knows it: let it decide, and keep its lock file true
         _dvc("repro", f"fetch@{dataset}", quiet=quiet)
         return
@@ -185,7 +185,7 @@ def data_show(dataset: Dataset, as_json: AsJson = False) -> None:
     from mmlop import config, scoring
     from mmlop.data import datasets
 
-    datasets.get(dataset)
+    datasets.get(dataset, config.load().sources)
     overview = scoring.overview(config.root() / "data" / dataset)
     if as_json:
         _print_json(overview)
@@ -203,7 +203,7 @@ def params_check(as_json: AsJson = False) -> None:
 
     params = config.load()
     for dataset in params.datasets:
-        datasets.get(dataset)
+        datasets.get(dataset, params.sources)
     if as_json:
         _print_json(params.resolved() | {"datasets": list(params.datasets)})
         return
@@ -290,8 +290,9 @@ def _configured(dataset: str) -> None:
     from mmlop import config
     from mmlop.data import datasets
 
-    datasets.get(dataset)
-    if dataset not in config.load().datasets:
+    params = config.load()
+    datasets.get(dataset, params.sources)
+    if dataset not in params.datasets:
         raise MmlopError(f"'{dataset}' is not among `datasets` in params.yaml: add it there first.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmlop.errors import MmlopError, listing
 
@@ -30,6 +30,21 @@ class Data(Section):
 
     seed: int = 0
     per_class: PerClass = PerClass()
+
+
+class Source(Section):
+    """Your own pictures: a folder with one folder per class."""
+
+    folder: Path
+    template: str = "a photo of a {}."
+    licence: str = "your own"
+
+    @field_validator("template")
+    @classmethod
+    def _one_gap(cls, template: str) -> str:
+        if template.count("{}") != 1:
+            raise ValueError("it needs exactly one {} for the class name")
+        return template
 
 
 class FewShot(Section):
@@ -92,6 +107,7 @@ class Params(Section):
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
     backbone: str
     device: str = "cpu"
+    sources: dict[str, Source] = Field(default_factory=dict)
     data: Data = Data()
     fewshot: FewShot = FewShot()
     prompts: Prompts = Prompts()

@@ -13,11 +13,11 @@ import torch
 
 from mmlop import evaluation as ev
 from mmlop.classifier import Classifier, Prediction
+from mmlop.data import folder
 from mmlop.data.manifest import PARTS, Manifest
 from mmlop.data.pictures import prepare_files
 from mmlop.errors import MmlopError, listing
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 BATCH = 64  # pictures in memory at once
 
 T = TypeVar("T")
@@ -34,21 +34,21 @@ class Score:
         return asdict(self)
 
 
-def score(classifier: Classifier, folder: Path, part: str = "test") -> Score:
+def score(classifier: Classifier, data: Path, part: str = "test") -> Score:
     """Accuracies over the classes of a fetched data set, which may differ from the adapter's.
 
     Raises MmlopError for an unknown part, a data set that was not fetched, and a part without pictures.
     """
     if part not in PARTS:
         raise MmlopError(f"There is no part '{part}': choose one of {listing(PARTS, part)}.")
-    manifest = Manifest.load(folder / "manifest.json")
+    manifest = Manifest.load(data / "manifest.json")
     pictures = manifest.of(part)
     if not pictures:
         raise MmlopError(f"{manifest.name} has no pictures in its part '{part}'.")
     size = classifier.backbone.preprocessing.size
     logits = torch.cat(
         [
-            classifier.logits(prepare_files([folder / p.path for p in batch], size), manifest.classes)
+            classifier.logits(prepare_files([data / p.path for p in batch], size), manifest.classes)
             for batch in _batched(pictures)
         ]
     )
@@ -61,7 +61,7 @@ def picture_files(paths: Iterable[Path]) -> Iterator[Path]:
     """Files as given, folders as the picture files in them and below, sorted."""
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            yield from folder.picture_files(path)
         else:
             yield path
 
@@ -85,9 +85,9 @@ def predictions(
             yield file, picture if isinstance(picture, MmlopError) else next(found)
 
 
-def overview(folder: Path) -> dict[str, Any]:
+def overview(data: Path) -> dict[str, Any]:
     """What is in a fetched data set, for `mmlop data show`."""
-    manifest = Manifest.load(folder / "manifest.json")
+    manifest = Manifest.load(data / "manifest.json")
     counts = Counter((picture.label, picture.part) for picture in manifest.pictures)
     base = (len(manifest.classes) + 1) // 2
     return {

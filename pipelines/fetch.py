@@ -8,7 +8,7 @@ from pipelines import stage
 def main(dataset: str) -> None:
     params = config.load()
     drawing = datasets.Drawing(params.data.seed, params.data.per_class.model_dump())
-    manifest = datasets.fetch(datasets.get(dataset), config.root() / "data" / dataset, drawing)
+    manifest = datasets.fetch(datasets.get(dataset, params.sources), config.root() / "data" / dataset, drawing)
     print(f"{dataset}: {len(manifest.pictures)} pictures of {len(manifest.classes)} classes in data/{dataset}")
 
 

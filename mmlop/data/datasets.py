@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmlop.config import Source
+from mmlop.data import folder
 from mmlop.data.manifest import Manifest, Picture, content_of
 from mmlop.errors import MmlopError, listing
 from mmlop.files import replacing
@@ -32,22 +34,24 @@ class DataSet:
     fill: Callable[[Path, Drawing], tuple[Picture, ...]]  # puts its pictures into an empty folder
 
 
-def names() -> list[str]:
-    """The names of all built-in data sets."""
-    return list(_all())
+def names(sources: Mapping[str, Source] | None = None) -> list[str]:
+    """The names of all built-in data sets and of one's own ``sources``."""
+    return [*_mini(), *(sources or {})]
 
 
-def get(name: str) -> DataSet:
+def get(name: str, sources: Mapping[str, Source] | None = None) -> DataSet:
     """Raises MmlopError, naming the nearest, for an unknown name."""
-    known = _all()
+    if sources and name in sources:
+        return _own(name, sources[name])
+    known = _mini()
     if name not in known:
-        raise MmlopError(f"There is no data set '{name}'. Known: {listing(known, name)}.")
+        raise MmlopError(f"There is no data set '{name}'. Known: {listing(names(sources), name)}.")
     return known[name]
 
 
-def fetch(dataset: DataSet, folder: Path, drawing: Drawing | None = None) -> Manifest:
-    """Fill ``folder`` with the data set's pictures and its manifest.json, whole or not at all."""
-    with replacing(folder) as beside:
+def fetch(dataset: DataSet, target: Path, drawing: Drawing | None = None) -> Manifest:
+    """Fill ``target`` with the data set's pictures and its manifest.json, whole or not at all."""
+    with replacing(target) as beside:
         beside.mkdir()
         pictures = dataset.fill(beside, drawing or Drawing())
         manifest = Manifest(dataset.name, dataset.classes, dataset.template, dataset.licence, dataset.description, pictures)
@@ -55,8 +59,16 @@ def fetch(dataset: DataSet, folder: Path, drawing: Drawing | None = None) -> Man
     return manifest
 
 
-def _all() -> dict[str, DataSet]:
-    return _mini()
+def _own(name: str, source: Source) -> DataSet:
+    where = source.folder.expanduser()
+    return DataSet(
+        name,
+        f"your own pictures in {where}",
+        source.licence,
+        source.template,
+        folder.class_names(where),
+        lambda target, _: folder.fill(where, target),
+    )
 
 
 def _mini() -> dict[str, DataSet]:
@@ -64,7 +76,7 @@ def _mini() -> dict[str, DataSet]:
     from mmlop.data.mini.benchmark import TASKS, MiniTask, render
 
     def filling(task: MiniTask) -> Callable[[Path, Drawing], tuple[Picture, ...]]:
-        def fill(folder: Path, drawing: Drawing) -> tuple[Picture, ...]:
+        def fill(target: Path, drawing: Drawing) -> tuple[Picture, ...]:
             pictures = []
             counts: dict[tuple[str, int], int] = {}
             for part, label, image in render(task, drawing.seed, drawing.per_class):
@@ -72,8 +84,8 @@ def _mini() -> dict[str, DataSet]:
                 path = f"{part}/{task.classes[label].replace(' ', '_')}/{number:03d}.png"
                 buffer = io.BytesIO()
                 image.save(buffer, format="PNG")
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (folder / path).write_bytes(buffer.getvalue())
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                (target / path).write_bytes(buffer.getvalue())
                 pictures.append(Picture(path, label, part, content_of(buffer.getvalue())))
             return tuple(sorted(pictures, key=lambda p: (p.part, p.label, p.path)))
 
