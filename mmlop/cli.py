@@ -37,7 +37,7 @@ Dataset = Annotated[str, typer.Argument(help="A data set's name; `mmlop data lis
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 1."""
     try:
-        app()
+        app(prog_name="mmlop")
     except MmlopError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)

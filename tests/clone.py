@@ -46,13 +46,10 @@ class Project:
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project with this interpreter's tools; standard error joins standard output."""
-        inherited = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "DVC_ROOT")}
-        path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")])
         done = subprocess.run(
             command,
             cwd=self.folder,
-            # The clone's own code, not the checkout that is installed.
-            env=inherited | {"PATH": path, "PYTHONPATH": str(self.folder), "COLUMNS": "200"} | environment,
+            env=self.environment() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,6 +58,12 @@ class Project:
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}")
         return done
+
+    def environment(self) -> dict[str, str]:
+        """This interpreter's tools, the clone's own code rather than the checkout that is installed, the default stores."""
+        inherited = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "DVC_ROOT")}
+        path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")])
+        return inherited | {"PATH": path, "PYTHONPATH": str(self.folder), "COLUMNS": "200"}
 
     def mmlop(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "mmlop.cli", *arguments, check=check, **environment)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_clip
+from make_adapter import make_adapter
 from PIL import Image
 
 from mmlop import config, evaluation, results
@@ -20,7 +21,7 @@ from mmlop.classifier import Classifier
 from mmlop.data import splits
 from mmlop.data.manifest import Manifest, Picture, content_of
 from mmlop.errors import MmlopError
-from mmlop.experiment import Bench
+from mmlop.experiment import Bench, Trained, best
 from mmlop.features import frozen_text, image_features
 from mmlop.training import Epoch
 
@@ -101,6 +102,10 @@ def test_zero_shot_by_hand(bench: Bench, backbone: Backbone) -> None:
         rows = [index for index, picture in enumerate(tests) if picture.label in group]
         right = sum(group[int((images[i] @ text.T).argmax())] == tests[i].label for i in rows)
         assert found[name] == pytest.approx(100 * right / len(rows), abs=1e-4), name
+        error = evaluation.calibration_error(
+            backbone.logit_scale * images[rows] @ text.T, torch.tensor([group.index(tests[i].label) for i in rows])
+        )
+        assert found["ece" if name == "accuracy" else f"ece_{name}"] == pytest.approx(error, abs=1e-3)
     assert found["hm"] == pytest.approx(evaluation.harmonic_mean(found["base"], found["novel"]), abs=1e-3)
     assert labels.tolist() == [picture.label for picture in tests]
 
@@ -140,6 +145,15 @@ def test_the_deliverable_is_the_best_seed_on_validation_pictures(written: tuple[
     _, run = written
     scores = {seed: found["all_classes"]["metrics"]["validation"] for seed, found in run["seeds"].items()}
     assert scores[str(run["deliverable"]["seed"])] == max(scores.values())
+
+
+def test_seeds_are_ranked_by_validation_alone(backbone: Backbone) -> None:
+    def one(**metrics: float) -> Trained:
+        return Trained(make_adapter(backbone, metrics=metrics), [], ())
+
+    several = {4: one(validation=50, accuracy=90), 2: one(validation=60, accuracy=10), 3: one(validation=60, accuracy=20)}
+    assert best(several) == 2
+    assert best({4: one(accuracy=10), 2: one(accuracy=90)}) == 4  # no validation pictures: the first
 
 
 def test_run_json_is_what_was_returned(written: tuple[Path, dict[str, Any]], bench: Bench) -> None:

@@ -1,0 +1,185 @@
+"""The command line as a user meets it: help, output, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from make_run import CLASSES, make_run, relabel
+
+from mmlop import cli
+
+pytest_plugins = ["project_fixtures"]
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def mmlop(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the entry point with arguments."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["mmlop", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        return Said(int(exited.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def error(said: Said) -> str:
+    """The sentence on standard error; nothing else may be there, and nothing on standard output."""
+    assert said.code == 1
+    assert said.out == ""
+    assert said.err.startswith("Error: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.fixture
+def run(project: Path, backbone: Path) -> Path:
+    """A trained data set `toy`, on disk and in the registry."""
+    return make_run(project, "toy", backbone)
+
+
+COMMANDS = [
+    *("train", "evaluate", "predict", "report"),
+    *("data list", "data fetch", "data split", "data show", "params check", "mini pretrain"),
+    *("registry list", "registry show", "registry promote", "registry sync"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(mmlop: Run, command: str) -> None:
+    said = mmlop(*command.split(), "--help")
+    assert said.code == 0
+    assert "Usage: mmlop" in said.out
+    described = [line for line in said.out.splitlines() if line.strip() and "Usage" not in line]
+    assert described[0].strip().endswith(".")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "torch mlflow prefect dvc open_clip numpy pydantic PIL"
+    code = (
+        "import sys; sys.argv = ['mmlop', '--help']\nfrom mmlop import cli\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        f"print([m for m in {heavy.split()!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Adapt CLIP" in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_unknown_command_and_option(mmlop: Run) -> None:
+    assert mmlop("pedict").code == 2
+    assert mmlop("data", "list", "--jsno").code == 2
+
+
+def test_data_list_and_show(mmlop: Run, project: Path) -> None:
+    listed = {one["name"]: one for one in json.loads(mmlop("data", "list", "--json").out)}
+    assert listed["mini_digits"] == {"name": "mini_digits", "classes": 10, "fetched": False}
+    assert "mini_digits" in mmlop("data", "list").out
+    assert mmlop("data", "fetch", "mini_digits", "--quiet").out == ""
+    shown = json.loads(mmlop("data", "show", "mini_digits", "--json").out)
+    assert [c["half"] for c in shown["classes"]] == ["base"] * 5 + ["novel"] * 5
+    assert shown["classes"][0]["train"] == 32
+    assert shown["template"] in mmlop("data", "show", "mini_digits").out
+
+
+def test_params_check(mmlop: Run, project: Path) -> None:
+    file = project / "params.yaml"
+    file.write_text(file.read_text().replace("toy", "mini_digits"))
+    assert json.loads(mmlop("params", "check", "--json").out)["prompts"]["rank"] == 1
+    assert "prompts.rank" in mmlop("params", "check").out
+    file.write_text(file.read_text() + "prompt: {rank: 1}\n")
+    assert "no key 'prompt'; known keys: prompts" in error(mmlop("params", "check"))
+
+
+def test_predict_names_the_label_set_and_survives_a_bad_file(mmlop: Run, project: Path, run: Path) -> None:
+    pictures = project / "some"
+    pictures.mkdir()
+    good = sorted((project / "data/toy/pictures").iterdir())[:3]
+    for file in good:
+        (pictures / file.name).write_bytes(file.read_bytes())
+    (pictures / "001b.png").write_bytes(b"no picture")
+    said = mmlop("predict", run / "adapter", pictures, "--top", 2)
+    assert said.code == 1
+    lines = said.out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(pictures / file.name) for file in good]
+    assert all(len(line.split("\t")) == 3 and "%" in line for line in lines)
+    assert f"Scoring 4 classes of toy: {', '.join(CLASSES)}" in said.err
+    assert f"{pictures / '001b.png'} is not a readable picture" in said.err
+
+    (pictures / "001b.png").unlink()
+    said = mmlop("predict", run / "adapter", pictures, "--classes", "zebra, cat", "--json", "--top", 9)
+    assert said.code == 0
+    for line in said.out.splitlines():
+        labels = json.loads(line)["labels"]
+        assert {one["label"] for one in labels} == {"zebra", "cat"}
+        assert sum(one["score"] for one in labels) == pytest.approx(1)
+    assert "given with --classes" in mmlop("predict", run / "adapter", good[0], "--classes", "zebra").err
+
+
+def test_evaluate(mmlop: Run, project: Path, run: Path) -> None:
+    relabel(project, "toy", run / "adapter", wrong=10)
+    score = json.loads(mmlop("evaluate", run / "adapter", "--part", "val", "--json").out)
+    assert score["pictures"] == 40
+    assert score["accuracy"] == pytest.approx(75)  # relabel() made the first ten of forty wrong
+    assert "accuracy 75.00 %" in mmlop("evaluate", run / "adapter", "--part", "val").out
+    assert "There is no part 'valid': choose one of val" in error(mmlop("evaluate", run / "adapter", "--part", "valid"))
+    assert "mmlop data fetch" in error(mmlop("evaluate", run / "adapter", "--dataset", "toys"))
+
+
+def test_registry(mmlop: Run, project: Path, run: Path) -> None:
+    assert "version 1" in mmlop("registry", "sync").out
+    assert "already registered" in mmlop("registry", "sync", "toy").out
+    (listed,) = json.loads(mmlop("registry", "list", "--json").out)
+    assert (listed["name"], listed["version"], listed["aliases"]) == ("mmlop-toy", 1, ["champion"])
+    assert "mmlop-toy" in mmlop("registry", "list", "toy").out
+    shown = json.loads(mmlop("registry", "show", "models:/mmlop-toy@champion", "--json").out)
+    assert shown["origin"]["dataset"] == "toy"
+    assert "origin.seed" in mmlop("registry", "show", "models:/mmlop-toy/1").out
+    assert mmlop("registry", "promote", "toy", 1).code == 0
+    picture = next((project / "data/toy/pictures").iterdir())
+    assert mmlop("predict", "models:/mmlop-toy@champion", picture).code == 0
+    assert "champion" in error(mmlop("predict", "models:/mmlop-toy@champoin", picture))
+    assert "mmlop-toy" in error(mmlop("predict", "models:/mmlop-toys@champion", picture))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["data", "fetch", "mini_digit"], "Known: mini_digits"),
+        (["data", "show", "mini_digits"], "fetch the data set first"),
+        (["data", "split", "mini_digits"], "not among `datasets` in params.yaml"),
+        (["train", "imagnet"], "no data set 'imagnet'"),
+        (["predict", "nowhere", "a.png"], "no adapter"),
+        (["report"], "There are no results at"),
+    ],
+)
+def test_mistakes(mmlop: Run, project: Path, arguments: list[str], says: str) -> None:
+    assert says in error(mmlop(*arguments))
+
+
+def test_a_word_the_mini_clip_never_saw(mmlop: Run, project: Path) -> None:
+    from mmlop import backbone as backbones
+    from mmlop.errors import MmlopError
+    from mmlop.features import prompted_tokens
+
+    with pytest.raises(MmlopError, match="never saw the word 'zebra'"):
+        prompted_tokens(backbones.load("mini"), ["zebra"], 2)
