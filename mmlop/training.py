@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from mmlop.losses import Consistency, loss_terms, unit
 from mmlop.prompts import Factors, PromptShape, compose, initialise
 
 logger = logging.getLogger(__name__)
+
+AHEAD = 64  # views whose frozen features are computed in one pass
 
 Epoch = dict[str, float]  # mean of each loss term, training accuracy in percent, learning rate
 
@@ -116,28 +118,15 @@ def _epoch(
     epoch: int,
     name: str,
 ) -> Epoch:
-    """One pass over the shots. Its draws depend on (seed, epoch) alone, so that resuming needs no generator state."""
-    generator = torch.Generator().manual_seed(_draws(seed, epoch))
-    order = torch.randperm(len(shots.labels), generator=generator).tolist()
-    size = min(recipe.batch_size, len(order))
-    steps = len(order) // size  # an incomplete last batch is dropped, as in Dassl
+    """One pass over the shots."""
     sums: Epoch = {}
-    for step in range(steps):
-        batch = order[step * size : (step + 1) * size]
-        views = torch.stack([augment(shots.pictures[i], backbone.preprocessing.size, generator) for i in batch])
-        labels = shots.labels[batch].to(backbone.device)
+    steps = 0
+    for step, (views, frozen, labels) in enumerate(_batches(backbone, recipe, shots, seed, epoch)):
+        labels = labels.to(backbone.device)
         vision, text = compose(factors)
         image = unit(encode_image(backbone, backbone.normalise(views), vision))  # f' [B, d]
         classes = prompted_text(backbone, tokens, text, shots.anchors, recipe.drift_correction)  # w* [C, d]
-        terms = loss_terms(
-            image,
-            classes,
-            image_features(backbone, views),
-            shots.anchors,
-            labels,
-            backbone.logit_scale,
-            recipe.consistency,
-        )
+        terms = loss_terms(image, classes, frozen, shots.anchors, labels, backbone.logit_scale, recipe.consistency)
         if not torch.isfinite(terms["loss"]):
             raise _diverged(name, seed, epoch, step, terms["loss"])
         optimiser.zero_grad()
@@ -146,9 +135,29 @@ def _epoch(
         hits = (image.detach() @ classes.detach().T).argmax(dim=1) == labels
         for key, value in {**terms, "accuracy": 100 * hits.double().mean()}.items():
             sums[key] = sums.get(key, 0.0) + value.item()
+        steps = step + 1
     if not all(torch.isfinite(value).all() for value in factors.values()):  # the last step's loss was still finite
         raise _diverged(name, seed, epoch, steps - 1, terms["loss"])
     return {key: value / steps for key, value in sums.items()} | {"learning_rate": recipe.rate(epoch)}
+
+
+def _batches(
+    backbone: Backbone, recipe: Recipe, shots: Shots, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """An epoch's batches: augmented views [B, 3, S, S], their frozen features f [B, d], labels [B].
+
+    The draws depend on (seed, epoch) alone, so that resuming needs no generator state. An incomplete last batch is dropped,
+    as in Dassl. The frozen features of several batches are computed at once, which a small backbone does much faster.
+    """
+    generator = torch.Generator().manual_seed(_draws(seed, epoch))
+    order = torch.randperm(len(shots.labels), generator=generator)
+    size = min(recipe.batch_size, len(order))
+    order = order[: len(order) // size * size]
+    for chosen in order.split(max(1, AHEAD // size) * size):
+        pictures = [shots.pictures[i] for i in chosen.tolist()]
+        views = torch.stack([augment(picture, backbone.preprocessing.size, generator) for picture in pictures])
+        frozen = image_features(backbone, views)
+        yield from zip(views.split(size), frozen.split(size), shots.labels[chosen].split(size), strict=True)
 
 
 def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> MmlopError:
