@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.model import convert_weights_to_lp, get_model_preprocess_cfg
+from open_clip.model import convert_weights_to_lp, get_model_preprocess_cfg, resize_pos_embed
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -277,15 +277,24 @@ def _check_weights(architecture: str, weights: str | None) -> str:
 def _create(architecture: str, weights: str | None, resolution: int | None) -> nn.Module:
     """open_clip's model, in fp32, with its loading errors as one sentence."""
     where = architecture.removeprefix("local-dir:")
+    archive = _torchscript(weights) if weights and Path(weights).is_file() else None
+    if archive is not None and not (open_clip.get_model_config(architecture) or {}).get("quick_gelu", False):
+        raise MmlopError(
+            f"{weights} is one of OpenAI's own files, trained with QuickGELU, which {architecture} does not use: set "
+            f"`architecture: {architecture}-quickgelu`."
+        )
     try:
         with _quiet():
             model: nn.Module = open_clip.create_model(
                 architecture,
-                pretrained=weights,
+                pretrained=None if archive else weights,
                 force_image_size=resolution,
-                require_pretrained=True,
+                require_pretrained=archive is None,
                 weights_only=True,
             )
+            if archive:
+                resize_pos_embed(archive, model)
+                model.load_state_dict(archive)
             return model
     except Exception as error:  # open_clip raises many kinds; each ends here as a sentence
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -295,6 +304,18 @@ def _create(architecture: str, weights: str | None, resolution: int | None) -> n
                 f"on this machine and give its path as `weights` in this profile of params.yaml."
             ) from error
         raise MmlopError(f"{weights or where} could not be loaded as {where}: {first}") from error
+
+
+def _torchscript(file: str) -> dict[str, Tensor] | None:
+    """The weights in a TorchScript archive, the form of OpenAI's own ViT-*.pt files; None for any other file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            archive = torch.jit.load(file, map_location="cpu")
+    except (RuntimeError, ValueError):
+        return None
+    dimensions = ("input_resolution", "context_length", "vocab_size")  # OpenAI keeps these among the weights
+    return {name: value for name, value in archive.state_dict().items() if name not in dimensions}
 
 
 @contextmanager

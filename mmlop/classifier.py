@@ -62,10 +62,13 @@ class Classifier:
     ) -> list[Prediction]:
         """A prediction per picture (paths, bytes of a picture file, PIL images, or uint8 arrays [H, W, 3]).
 
-        ``classes`` are the candidates; None takes those the adapter was trained on.
+        ``classes`` are the candidates; None takes those the adapter was trained on. Raises MmlopError for a picture that
+        cannot be read, and for candidates that are none, named twice, or unknown to the backbone.
         """
         many = pictures if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes) else [pictures]
-        names = tuple(classes) if classes is not None else self.classes
+        names = self.classes if classes is None else (classes,) if isinstance(classes, str) else tuple(classes)
+        if classes is not None and (twice := [name for name in names if names.count(name) > 1]):
+            raise MmlopError(f"The class '{twice[0]}' is named twice: name each candidate once.")
         size = self.backbone.preprocessing.size
         if not many:
             return []

@@ -21,9 +21,15 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = holder / path.name
     try:
         yield beside
-        if beside.is_dir() and path.is_dir():
+        if beside.is_dir() and path.is_dir():  # a folder that is not empty cannot be replaced in one step
             os.rename(path, holder / "old")
-        os.replace(beside, path)
+            try:
+                os.replace(beside, path)
+            except BaseException:
+                os.rename(holder / "old", path)
+                raise
+        else:
+            os.replace(beside, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

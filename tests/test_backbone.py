@@ -239,6 +239,19 @@ def test_a_checkpoint_file_is_loaded(architecture: str, tmp_path: Path, kind: st
     assert (backbone.name, backbone.weights) == (architecture, str(file))
 
 
+def test_openais_own_archives_are_loaded_and_need_quickgelu(tmp_path: Path) -> None:
+    (tmp_path / "tiny-openai-quickgelu.json").write_text(json.dumps(SIZES | {"quick_gelu": True}))
+    (tmp_path / "tiny-openai.json").write_text(json.dumps(SIZES))
+    open_clip.add_model_config(tmp_path)
+    model = tiny_clip(5).eval()
+    model.register_buffer("input_resolution", torch.tensor(32))  # OpenAI keeps this and two more among the weights
+    file = str(tmp_path / "openai.pt")
+    torch.jit.trace(model, (torch.zeros(1, 3, 32, 32), torch.ones(1, 77, dtype=torch.long)), check_trace=False).save(file)
+    assert load("tiny-openai-quickgelu", file).fingerprint == fingerprint_of(tiny_clip(5))
+    with pytest.raises(MmlopError, match="set `architecture: tiny-openai-quickgelu`"):
+        load("tiny-openai", file)
+
+
 def damaged(file: Path) -> None:
     file.write_bytes(b"this is no checkpoint")
 

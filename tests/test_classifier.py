@@ -195,3 +195,10 @@ def test_loading_finds_a_local_backbone(tmp_path: Path) -> None:
     classifiers._backbone.cache_clear()
     with pytest.raises(MmlopError, match="was trained for"):
         Classifier.load(tmp_path / "adapter")
+
+
+def test_one_candidate_as_a_string_and_a_candidate_named_twice(classifier: Classifier) -> None:
+    picture = Image.new("RGB", (20, 20), "red")
+    assert classifier.predict(picture, "zebra")[0].labels == ("zebra",)
+    with pytest.raises(MmlopError, match="'cat' is named twice"):
+        classifier.predict(picture, ["cat", "dog", "cat"])

@@ -142,6 +142,13 @@ def test_a_missing_picture_is_named(tmp_path: Path) -> None:
         pictures.read(tmp_path / "missing.jpg")
 
 
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise(30, 20).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(MmlopError, match=r"huge\.png is not a readable picture \(Image size \(600 pixels\) exceeds limit"):
+        pictures.read(tmp_path / "huge.png")
+
+
 def encoded() -> list[tuple[str, bytes]]:
     files = []
     kinds = [("PNG", "P"), ("JPEG", "RGB"), ("GIF", "P"), ("TIFF", "RGB"), ("BMP", "RGB"), ("WEBP", "RGB")]
