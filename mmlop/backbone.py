@@ -314,8 +314,8 @@ def _torchscript(file: str) -> dict[str, Tensor] | None:
             archive = torch.jit.load(file, map_location="cpu")
     except (RuntimeError, ValueError):
         return None
-    dimensions = ("input_resolution", "context_length", "vocab_size")  # OpenAI keeps these among the weights
-    return {name: value for name, value in archive.state_dict().items() if name not in dimensions}
+    constants = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # archives keep these among the weights
+    return {name: value for name, value in archive.state_dict().items() if name not in constants}
 
 
 @contextmanager
