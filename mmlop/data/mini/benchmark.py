@@ -1,6 +1,6 @@
 """Seven few-shot data sets whose words mini-CLIP knows and whose pictures look unlike those it was pretrained on.
 
-Each data set moves one thing away from the world: the medium, the clutter, the typeface, the scale, the light, the
+Each data set moves one thing away from the world: the medium, the clutter, the typeface, the palette, the light, the
 company or, with real handwriting, everything. Two of them also carry what makes real few-shot data treacherous: a cue
 that belongs to the class by habit (each shape of `mini_sketch` is mostly drawn in a pen of its own) and one that holds
 in the training pictures only (the backgrounds of `mini_clutter`).
@@ -73,7 +73,7 @@ TASKS: dict[str, MiniTask] = {
             "mini_textures",
             _mixed([f"{name} texture" for name in TEXTURES]),
             "a picture of a {}.",
-            "10 textures at a larger scale, warped, and in two unrelated colours instead of two shades of one.",
+            "10 textures, warped, unevenly lit, and in two unrelated colours instead of two shades of one.",
         ),
         MiniTask(
             "mini_colours",
@@ -141,10 +141,10 @@ def _clutter(name: str, label: int, part: str, rng: np.random.Generator) -> Arra
     kind = TEXTURES[int(rng.integers(len(TEXTURES)))]
     picture = surface(ground_colour, kind, rng.uniform(6, 10), rng.uniform(0, 3), 0.35, rng)
     front_colour = shade(_other(ground_name, rng), 0.05, rng)
-    front_colour = ground_colour + rng.uniform(0.45, 0.75) * (front_colour - ground_colour)
+    front_colour = ground_colour + rng.uniform(0.6, 0.9) * (front_colour - ground_colour)
     size, centre = rng.uniform(26, 42), SIDE / 2 + rng.uniform(-5, 5, 2)
     picture = _over(picture, stamp(name, "", (centre[0], centre[1]), size, rng.uniform(-0.35, 0.35)), front_colour)
-    for _ in range(int(rng.integers(3, 6))):
+    for _ in range(int(rng.integers(2, 5))):
         litter = list(SHAPES)[int(rng.integers(len(SHAPES)))]
         x, y = rng.uniform(0, SIDE, 2)
         spot = stamp(litter, "", (x, y), rng.uniform(6, 11), rng.uniform(0, 6))
@@ -171,7 +171,7 @@ def _letter(name: str, label: int, part: str, rng: np.random.Generator) -> Array
 def _texture(name: str, label: int, part: str, rng: np.random.Generator) -> Array:
     """The pattern at coordinates bent by slow waves; its two colours have nothing to do with one another."""
     kind = name.removesuffix(" texture")
-    period, lean = rng.uniform(9, 14), rng.uniform(-0.2, 0.2) if kind == "brick" else rng.uniform(0, 3)
+    period, lean = rng.uniform(5.5, 9), rng.uniform(-0.2, 0.2) if kind == "brick" else rng.uniform(0, 3)
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) - rng.uniform(0.3, 0.7, (2, 1, 1)) * SIDE
     phase = rng.uniform(0, 2 * np.pi, 2)
     x, y = x + 3.5 * np.sin(y / 9 + phase[0]), y + 3.5 * np.sin(x / 9 + phase[1])
@@ -217,10 +217,10 @@ def _pair(name: str, label: int, part: str, rng: np.random.Generator) -> Array:
     )
     picture = _over(
         picture,
-        stamp(other_shape, "", (small[0], small[1]), rng.uniform(14, 18), rng.uniform(-0.35, 0.35)),
+        stamp(other_shape, "", (small[0], small[1]), rng.uniform(18, 22), rng.uniform(-0.35, 0.35)),
         shade(other_colour, 0.05, rng),
     )
-    image = Image.fromarray(world.expose(picture, 1, 0, rng)).filter(ImageFilter.GaussianBlur(rng.uniform(1.2, 2.2)))
+    image = Image.fromarray(world.expose(picture, 1, 0, rng)).filter(ImageFilter.GaussianBlur(rng.uniform(1.8, 2.8)))
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
