@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from mmlop.errors import MmlopError, listing
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -74,6 +76,8 @@ class Train(Section):
     warmup_rate: Rate = 1e-5
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Weight = 5e-4
+    crop: Share | None = None  # least share of the picture's area in a training view
+    flip: bool | None = None  # mirror half of the views
     threads: Positive | None = None
 
 
@@ -100,7 +104,10 @@ class Profile(Section):
     depth: Positive = 9
     epochs: Positive = 30
     learning_rate: Rate = 0.0025
+    crop: Share = 0.08
+    flip: bool = True
     threads: Positive | None = None
+    seeds_at_once: Positive = 1  # trained side by side in one process
 
 
 class Params(Section):
@@ -126,6 +133,9 @@ class Params(Section):
                 f"prompts.rank is {self.rank}, but {self.tokens} prompt tokens have rank 1 to {self.tokens}: lower "
                 f"prompts.rank or raise prompts.tokens"
             )
+        for name in self.sources:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+                raise ValueError(f"sources has '{name}': a data set's name is small letters, digits, - and _ only")
         for name, values in (("datasets", self.datasets), ("fewshot.seeds", self.fewshot.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} lists a value twice: {', '.join(map(str, values))}")
@@ -156,6 +166,14 @@ class Params(Section):
         return self.train.learning_rate or self.profile.learning_rate
 
     @property
+    def crop(self) -> float:
+        return self.train.crop or self.profile.crop
+
+    @property
+    def flip(self) -> bool:
+        return self.profile.flip if self.train.flip is None else self.train.flip
+
+    @property
     def threads(self) -> int | None:
         return self.train.threads or self.profile.threads
 
@@ -175,7 +193,13 @@ class Params(Section):
             "prompts": {"tokens": self.tokens, "rank": self.rank, "depth": self.depth, "shared": self.prompts.shared},
             "loss": self.loss.model_dump() | {"templates": profile.templates},
             "train": self.train.model_dump()
-            | {"epochs": self.epochs, "learning_rate": self.learning_rate, "threads": self.threads},
+            | {
+                "epochs": self.epochs,
+                "learning_rate": self.learning_rate,
+                "crop": self.crop,
+                "flip": self.flip,
+                "threads": self.threads,
+            },
         }
 
 

@@ -83,6 +83,12 @@ class Bench:
             )
         return self._prepared[part]
 
+    def load(self) -> None:
+        """Decode and encode now what the seeds share, before they start side by side."""
+        _ = self.anchors
+        for part in ("val", "test"):
+            self.prepared(part)
+
     def zero_shot(self) -> Metrics:
         """Accuracies of the frozen CLIP with the data set's template."""
         pictures, labels = self.prepared("test")
@@ -216,6 +222,8 @@ def recipe(params: Params, backbone: Backbone) -> Recipe:
         warmup_rate=train.warmup_rate,
         momentum=train.momentum,
         weight_decay=train.weight_decay,
+        crop=params.crop,
+        flip=params.flip,
         consistency=Consistency(loss.text, loss.image, loss.logits).scaled_to(backbone.embed_dim, backbone.logit_scale),
         drift_correction=loss.drift_correction,
     )

@@ -42,6 +42,8 @@ class Recipe:
     warmup_rate: float = 1e-5  # constant during warm-up
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    crop: float = 0.08  # least share of the picture's area in a training view
+    flip: bool = True  # mirror half of the views
     consistency: Consistency = field(default_factory=Consistency)
     drift_correction: bool = True
 
@@ -155,7 +157,9 @@ def _batches(
     order = order[: len(order) // size * size]
     for chosen in order.split(max(1, AHEAD // size) * size):
         pictures = [shots.pictures[i] for i in chosen.tolist()]
-        views = torch.stack([augment(picture, backbone.preprocessing.size, generator) for picture in pictures])
+        views = torch.stack(
+            [augment(p, backbone.preprocessing.size, generator, recipe.crop, recipe.flip) for p in pictures]
+        )
         frozen = image_features(backbone, views)
         yield from zip(views.split(size), frozen.split(size), shots.labels[chosen].split(size), strict=True)
 

@@ -37,13 +37,7 @@ def benchmark(datasets: tuple[str, ...]) -> None:
     """Fetch and split everything, train within the limit, report. Failures are collected and raised together."""
     repro("fetch", "split")
     futures = {dataset: train.with_options(tags=[dataset]).submit(dataset) for dataset in datasets}
-    failed = {}
-    for dataset, future in futures.items():
-        future.wait()
-        if future.state.is_failed() or future.state.is_crashed():
-            failed[dataset] = future.state.message
-    if failed:
-        raise MmlopError("; ".join(f"{dataset}: {message}" for dataset, message in failed.items()))
+    stage.gather(futures)
     repro("--single-item", "report")
 
 

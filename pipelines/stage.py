@@ -8,13 +8,16 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mmlop import config
 from mmlop.errors import MmlopError
 from mmlop.files import write_json
+
+K = TypeVar("K")
 
 
 def run(stage: str, main: Callable[..., None]) -> None:
@@ -39,6 +42,20 @@ def not_a_users_mistake(record: logging.LogRecord) -> bool:
     raised = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     failed = record.getMessage().startswith("Finished in state Failed") and MmlopError.__name__ in record.getMessage()
     return not failed and not isinstance(raised, MmlopError)
+
+
+def gather(futures: Mapping[K, Any]) -> dict[K, Any]:
+    """The results of submitted tasks, once all have ended.
+
+    Failures are raised together: users' mistakes as one MmlopError (each sentence once), others as an ExceptionGroup.
+    """
+    results = {key: future.result(raise_on_failure=False) for key, future in futures.items()}
+    failures = [result for result in results.values() if isinstance(result, Exception)]
+    if unexpected := [failure for failure in failures if not isinstance(failure, MmlopError)]:
+        raise ExceptionGroup(f"{len(unexpected)} of {len(futures)} tasks failed", unexpected)
+    if failures:
+        raise MmlopError(" ".join(dict.fromkeys(map(str, failures))))
+    return results
 
 
 def note_timing(stage: str, seconds: float) -> None:

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from mmlop import config, experiment, results
 from mmlop.data.splits import Split
@@ -22,7 +23,7 @@ from mmlop.errors import MmlopError
 from mmlop.experiment import Bench
 from mmlop.results import SeedResult
 from pipelines import stage
-from pipelines.progress import epochs
+from pipelines.progress import Advance, bars
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ def not_a_users_mistake(task: Any, run: TaskRun, state: State[Any]) -> bool:
     persist_result=False,
     retry_condition_fn=not_a_users_mistake,
 )
-def train_seed(dataset: str, seed: int, bench: Bench) -> SeedResult:
+def train_seed(dataset: str, seed: int, bench: Bench, advance: Advance) -> SeedResult:
     """Both trainings of one seed: on the base classes for the report, on all classes for the deliverable."""
-    with epochs(f"{dataset} seed {seed}", 2 * bench.recipe.epochs) as advance:
-        metrics, history = bench.base_to_novel(seed, advance)
-        return SeedResult(metrics, history, bench.all_classes(seed, advance))
+    if bench.params.threads:
+        torch.set_num_threads(bench.params.threads)  # holds for the calling thread
+    metrics, history = bench.base_to_novel(seed, advance)
+    return SeedResult(metrics, history, bench.all_classes(seed, advance))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -68,10 +70,14 @@ def train(dataset: str) -> None:
     split = Split.load(root / "splits" / f"{dataset}.json")
     bench = Bench(params, experiment.load_backbone(params), root / "data" / dataset, split)
     bench.checkpoints = root / ".mmlop" / "checkpoints" / dataset
-    seeds = {}
-    for seed in params.fewshot.seeds:
-        attempt = train_seed.with_options(retries=params.run.retries, tags=[dataset, f"seed-{seed}", params.backbone])
-        seeds[seed] = attempt(dataset, seed, bench)
+    bench.load()
+    with bars() as bar:
+        futures = {}
+        for seed in params.fewshot.seeds:
+            attempt = train_seed.with_options(retries=params.run.retries, tags=[dataset, f"seed-{seed}", params.backbone])
+            advance = bar(f"{dataset} seed {seed}", 2 * bench.recipe.epochs)
+            futures[seed] = attempt.submit(dataset, seed, bench, advance)
+        seeds = stage.gather(futures)
     run = results.write(root, bench, seeds)
     shutil.rmtree(bench.checkpoints, ignore_errors=True)
     create_table_artifact(results.table(run), key=f"train-{dataset.replace('_', '-')}", description=f"{dataset}, percent")
@@ -80,9 +86,11 @@ def train(dataset: str) -> None:
 
 
 def main(dataset: str) -> None:
+    # Seeds side by side as threads: torch computes outside Python's lock, and the data set is in memory once.
+    runner: Any = ThreadPoolTaskRunner(max_workers=config.load().profile.seeds_at_once)
     # A flow of seconds needs no heartbeat, and ending its thread would cost one more.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        train(dataset)
+        train.with_options(task_runner=runner)(dataset)
 
 
 if __name__ == "__main__":

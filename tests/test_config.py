@@ -218,3 +218,12 @@ def test_the_project_is_found_from_a_folder_below(tmp_path: Path, monkeypatch: p
     assert config.load().device == "cuda:1"
     (below / "params.yaml").write_text("datasets: [")  # the nearest counts
     assert config.root() == below
+
+
+def test_names_of_own_sources_fit_every_tool(tmp_path: Path) -> None:
+    file = written(tmp_path, setting("sources", {"My Parts": {"folder": "photos"}}))
+    with pytest.raises(MmlopError, match="sources has 'My Parts': a data set's name is small letters"):
+        config.load(file)
+    file = written(tmp_path, setting("sources", {"parts": {"folder": "photos", "template": "a photo"}}))
+    with pytest.raises(MmlopError, match=r"sources.parts.template is 'a photo': it needs exactly one {}"):
+        config.load(file)

@@ -41,9 +41,11 @@ def names(sources: Mapping[str, Source] | None = None) -> list[str]:
 
 def get(name: str, sources: Mapping[str, Source] | None = None) -> DataSet:
     """Raises MmlopError, naming the nearest, for an unknown name."""
-    if sources and name in sources:
-        return _own(name, sources[name])
     known = _mini()
+    if sources and name in sources:
+        if name in known:
+            raise MmlopError(f"'{name}' under sources in params.yaml is the name of a built-in data set: choose another.")
+        return _own(name, sources[name])
     if name not in known:
         raise MmlopError(f"There is no data set '{name}'. Known: {listing(names(sources), name)}.")
     return known[name]

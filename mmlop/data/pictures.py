@@ -17,7 +17,6 @@ from torchvision.transforms.v2 import functional as tv
 
 from mmlop.errors import MmlopError
 
-SCALE = (0.08, 1.0)  # of the picture's area, as in CoOp
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 
@@ -63,22 +62,24 @@ def decode(path: Path) -> Tensor:
     return picture
 
 
-def augment(picture: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def augment(picture: Tensor, size: int, generator: torch.Generator, smallest: float = 0.08, flip: bool = True) -> Tensor:
     """A random resized crop (bicubic) and a flip of a picture [3, H, W]: [3, size, size].
+
+    ``smallest`` is the least share of the picture's area in a crop.
 
     The draws are those of torchvision's RandomResizedCrop and RandomHorizontalFlip, from ``generator``.
     """
-    top, left, height, width = _crop(picture.shape[1], picture.shape[2], generator)
+    top, left, height, width = _crop(picture.shape[1], picture.shape[2], generator, smallest)
     view: Tensor = tv.resized_crop(
         picture, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True
     )
-    return view.flip(-1) if torch.rand((), generator=generator) < 0.5 else view
+    return view.flip(-1) if flip and torch.rand((), generator=generator) < 0.5 else view
 
 
-def _crop(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+def _crop(height: int, width: int, generator: torch.Generator, smallest: float = 0.08) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop of random area and aspect ratio."""
     for scale, ratio in torch.rand(10, 2, generator=generator).tolist():
-        area = height * width * (SCALE[0] + scale * (SCALE[1] - SCALE[0]))
+        area = height * width * (smallest + scale * (1 - smallest))
         aspect = math.exp(LOG_RATIO[0] + ratio * (LOG_RATIO[1] - LOG_RATIO[0]))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:

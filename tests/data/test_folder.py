@@ -70,3 +70,8 @@ def test_missing_folder_and_too_few_classes(tmp_path: Path) -> None:
     (tmp_path / "one" / "nut").mkdir(parents=True)
     with pytest.raises(MmlopError, match="one folder of pictures per class"):
         fetch(tmp_path / "one", tmp_path / "data")
+
+
+def test_a_name_that_is_taken(photos: Path) -> None:
+    with pytest.raises(MmlopError, match="name of a built-in data set"):
+        datasets.get("mini_digits", {"mini_digits": Source(folder=photos)})

@@ -283,3 +283,22 @@ def test_a_narrow_picture_falls_back_to_the_centre_as_torchvision() -> None:
         theirs = {RandomResizedCrop.get_params(picture, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(20)}
         ours = {pictures._crop(height, width, generator(seed)) for seed in range(20)}
         assert ours == theirs
+
+
+def test_gentle_augmentation() -> None:
+    picture = torch.arange(3 * 20 * 20, dtype=torch.uint8).view(3, 20, 20)
+    for seed in range(20):
+        _, _, height, width = pictures._crop(100, 100, torch.Generator().manual_seed(seed), smallest=0.5)
+        assert height * width >= 0.5 * 100 * 100 - 100
+        same = pictures.augment(picture, 20, torch.Generator().manual_seed(seed), smallest=1.0, flip=False)
+        assert same.shape == picture.shape
+    views = {flip: _mirrored(flip) for flip in (False, True)}
+    assert views[False] == 0
+    assert 5 < views[True] < 35
+
+
+def _mirrored(flip: bool) -> int:
+    """How many of 40 views have their gradient from right to left."""
+    ramp = torch.arange(20, dtype=torch.uint8).expand(3, 20, 20) * 10
+    views = [pictures.augment(ramp, 20, torch.Generator().manual_seed(seed), flip=flip) for seed in range(40)]
+    return sum(int(view[0, 0, 0] > view[0, 0, -1]) for view in views)
