@@ -128,15 +128,15 @@ def report(as_json: AsJson = False, quiet: Quiet = False) -> None:
     from mmlop import config
     from mmlop import report as reports
 
-    root = config.root()
-    markdown = reports.write(root, config.load().datasets)
+    summary = reports.write(config.root(), config.load().datasets)
     if as_json:
-        typer.echo((root / "reports" / "summary.json").read_text(encoding="utf-8"), nl=False)
+        _print_json(summary)
     elif not quiet:
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown(markdown))
+        header, rows = reports.table(summary)
+        shown = [method if i == 0 or header[i - 1][0] != method else "" for i, (method, _) in enumerate(header)]
+        columns = [f"{method}\n{metric}" for method, (_, metric) in zip(shown, header, strict=True)]
+        _table("", ["\ndata set", *columns], rows)
+        typer.echo(reports.CAPTION)
 
 
 @data_app.command("list")
@@ -317,10 +317,11 @@ def _prediction_line(path: Path, found: Prediction, top: int, as_json: bool) -> 
 
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, title=title, title_justify="left")
+    table = Table(*header, title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -51,12 +51,17 @@ class Bench:
     """One data set and one backbone, with everything that several seeds share loaded once."""
 
     def __init__(self, params: Params, backbone: Backbone, folder: Path, split: Split) -> None:
-        """``folder`` holds the pictures and manifest.json. Raises MmlopError if the split was drawn from other data, or
-        the prompts do not fit into the backbone."""
+        """``folder`` holds the pictures and manifest.json. Raises MmlopError if the split was drawn from other data or for
+        other shots and seeds, or the prompts do not fit into the backbone."""
         self.params, self.backbone, self.folder, self.split = params, backbone, folder, split
         self.manifest = Manifest.load(folder / "manifest.json")
         if split.manifest != self.manifest.hash:
             raise MmlopError(f"The splits of {self.name} were drawn from other data: make them again (`dvc repro split`).")
+        if split.shots != params.fewshot.shots or not set(params.fewshot.seeds) <= set(split.draws):
+            raise MmlopError(
+                f"The splits of {self.name} hold {split.shots} shots for the seeds {', '.join(map(str, split.draws))}, not "
+                f"what fewshot in params.yaml asks for: make them again (`dvc repro split`)."
+            )
         self.shape = prompt_shape(params, backbone)
         self.recipe = recipe(params, backbone)
         self.anchor_templates = templates.get(params.profile.templates)
@@ -95,7 +100,9 @@ class Bench:
         images = image_features(self.backbone, pictures)
         text = frozen_text(self.backbone, self.manifest.classes, [self.manifest.template])
         return self._accuracies(
-            lambda rows, classes: (self.backbone.logit_scale * images[rows] @ text[classes].T).cpu(), labels
+            lambda rows, classes: (self.backbone.logit_scale * images[rows] @ text[classes].T).cpu(),
+            labels,
+            {"base": self.split.base, "novel": self.split.novel, "accuracy": range(len(self.manifest.classes))},
         )
 
     def base_to_novel(self, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Metrics, list[Epoch]]:
@@ -104,9 +111,11 @@ class Bench:
         classifier = Classifier(trained.adapter, self.backbone)
         pictures, labels = self.prepared("test")
         metrics = self._accuracies(
-            lambda rows, classes: classifier.logits(pictures[rows], [self.manifest.classes[c] for c in classes]), labels
+            lambda rows, classes: classifier.logits(pictures[rows], [self.manifest.classes[c] for c in classes]),
+            labels,
+            {"base": self.split.base, "novel": self.split.novel},
         )
-        return {k: v for k, v in metrics.items() if k not in ("accuracy", "ece")}, trained.history
+        return metrics, trained.history
 
     def all_classes(self, seed: int, on_epoch: OnEpoch | None = None) -> Trained:
         """Train on every class; `validation` is what seeds are ranked by, `accuracy` and `ece` are of test pictures."""
@@ -152,10 +161,12 @@ class Bench:
         pictures, labels = self.prepared("test")
         return ev.confusion(Classifier(adapter, self.backbone).logits(pictures), labels).tolist()
 
-    def _accuracies(self, logits: Callable[[Tensor, list[int]], Tensor], labels: Tensor) -> Metrics:
-        """Base, novel (each among its own classes) and their harmonic mean, all classes, and calibration errors."""
+    def _accuracies(
+        self, logits: Callable[[Tensor, list[int]], Tensor], labels: Tensor, groups: dict[str, Sequence[int]]
+    ) -> Metrics:
+        """Accuracy and calibration error of each group of classes, among its own candidates; the harmonic mean of base and
+        novel."""
         metrics: Metrics = {}
-        groups = {"base": self.split.base, "novel": self.split.novel, "accuracy": range(len(self.manifest.classes))}
         for name, group in groups.items():
             classes = list(group)
             rows = torch.isin(labels, torch.tensor(classes))

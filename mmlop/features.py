@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from mmlop.encode import encode_image, encode_text
 from mmlop.losses import correct_drift, unit
 
 CHUNK = 256  # texts or pictures per forward pass without gradients
+
+# What a process has computed of each backbone: features by (class name, templates). They are frozen, so once is enough.
+_frozen: WeakKeyDictionary[Backbone, dict[tuple[str, tuple[str, ...]], Tensor]] = WeakKeyDictionary()
 
 
 def spoken(class_name: str) -> str:
@@ -25,10 +29,16 @@ def frozen_text(backbone: Backbone, class_names: Sequence[str], templates: Seque
 
     Several templates give the anchor; a data set's own template alone gives the zero-shot classifier.
     """
-    texts = [template.format(spoken(name)) for name in class_names for template in templates]
+    known = _frozen.setdefault(backbone, {})
+    key = tuple(templates)
+    names = [spoken(name) for name in class_names]
+    new = list(dict.fromkeys(name for name in names if (name, key) not in known))
+    texts = [template.format(name) for name in new for template in templates]
     chunks = [encode_text(backbone, backbone.tokenize(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)]
-    features = unit(torch.cat(chunks)).view(len(class_names), len(templates), -1)  # [C, templates, d]
-    return unit(features.mean(dim=1))
+    if new:
+        features = unit(torch.cat(chunks)).view(len(new), len(templates), -1)  # [new, templates, d]
+        known |= {(name, key): feature for name, feature in zip(new, unit(features.mean(dim=1)), strict=True)}
+    return torch.stack([known[name, key] for name in names])
 
 
 def prompted_tokens(backbone: Backbone, class_names: Sequence[str], prompts: int) -> Tensor:

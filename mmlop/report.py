@@ -14,18 +14,18 @@ from mmlop.files import write_json, write_text
 
 Record = dict[str, Any]
 BASE_TO_NOVEL = ("base", "novel", "hm")
+CAPTION = "Test accuracy in percent; mean and standard deviation over seeds."
 
 
-def write(root: Path, datasets: Sequence[str]) -> str:
-    """Write reports/ from results/ and return the Markdown. Raises MmlopError for a data set without results."""
+def write(root: Path, datasets: Sequence[str]) -> dict[str, Any]:
+    """Write reports/ from results/ and return the summary. Raises MmlopError for a data set without results."""
     records = [record for dataset in datasets for record in read(root / "results" / f"{dataset}.jsonl")]
     summary = summarise(records)
-    markdown = to_markdown(summary)
     lines = [json.dumps(record, sort_keys=True) for record in records]
     write_text(root / "reports" / "results.jsonl", "\n".join(lines) + "\n")
     write_json(root / "reports" / "summary.json", summary)
-    write_text(root / "reports" / "summary.md", markdown)
-    return markdown
+    write_text(root / "reports" / "summary.md", to_markdown(summary))
+    return summary
 
 
 def read(file: Path) -> list[Record]:
@@ -56,17 +56,23 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     return {"datasets": datasets, "mean": {m: _over_datasets([found[m] for found in values.values()]) for m in everywhere}}
 
 
-def to_markdown(summary: dict[str, Any]) -> str:
-    """One row per data set: zero-shot and each method's base, novel and harmonic mean, in percent."""
+def table(summary: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """The summary as (method, metric) per column after the first, and a row per data set and for their mean."""
     methods = list(summary["mean"])
     ours = [method for method in methods if method != "zero_shot"]
-    header = ["data set"] + [f"{m.replace('_', '-')} {name}" for m in methods for name in ("base", "novel", "HM")]
-    header += [f"{m} gain in HM" for m in ours]
+    header = [(m.replace("_", "-"), name) for m in methods for name in ("base", "novel", "HM")]
     rows = [_row(name, found, methods, ours) for name, found in summary["datasets"].items()]
-    rows.append(_row("**mean**", summary["mean"], methods, ours))
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\nTest accuracy in percent; mean and standard deviation over seeds.\n"
+    rows.append(_row("mean", summary["mean"], methods, ours))
+    return [*header, *((m, "gain in HM") for m in ours)], rows
+
+
+def to_markdown(summary: dict[str, Any]) -> str:
+    """One row per data set: zero-shot and each method's base, novel and harmonic mean, in percent."""
+    header, rows = table(summary)
+    rows[-1][0] = f"**{rows[-1][0]}**"
+    lines = [["data set", *map(" ".join, header)], ["---"] + ["---:"] * len(header), *rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\n{CAPTION}\n"
 
 
 def _row(name: str, found: dict[str, Any], methods: list[str], ours: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from pipelines import stage
 
 
 def main() -> None:
-    print(report.write(config.root(), config.load().datasets))
+    print(report.to_markdown(report.write(config.root(), config.load().datasets)))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def publish(dataset: str, run_folder: Path) -> str:
     try:
         return registry.publish(run_folder, lineage, register=not IN_EXPERIMENT).sentence
     except tracking.TrackingUnavailable as error:
-        return f"warning: {error}"
+        return f"{dataset}: warning: {error}"
 
 
 @flow(name="train", flow_run_name="train-{dataset}", validate_parameters=False)
@@ -82,7 +82,7 @@ def train(dataset: str) -> None:
     shutil.rmtree(bench.checkpoints, ignore_errors=True)
     create_table_artifact(results.table(run), key=f"train-{dataset.replace('_', '-')}", description=f"{dataset}, percent")
     logger.info("%s: %s", dataset, results.sentence(run))
-    logger.info("%s: %s", dataset, publish(dataset, root / "runs" / dataset))
+    logger.info(publish(dataset, root / "runs" / dataset))
 
 
 def main(dataset: str) -> None:

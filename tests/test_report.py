@@ -103,7 +103,7 @@ def put(root: Path, name: str, lines: list[Record]) -> None:
 def test_the_files_of_a_report(tmp_path: Path) -> None:
     put(tmp_path, "pets", PETS)
     put(tmp_path, "cars", CARS)
-    markdown = report.write(tmp_path, ["pets", "cars"])
+    markdown = report.to_markdown(report.write(tmp_path, ["pets", "cars"]))
     folder = tmp_path / "reports"
     assert (folder / "summary.md").read_text(encoding="utf-8") == markdown
     assert json.loads((folder / "summary.json").read_text()) == report.summarise(PETS + CARS)

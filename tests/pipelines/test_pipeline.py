@@ -159,6 +159,7 @@ def test_an_experiment_is_logged_and_never_registered(repro: Project) -> None:
             "no data set 'mini_digit'. Known: mini_digits",
         ),
         (lambda p: p.edit(prompts__rank=3), ("train", "mini_digits"), "prompts.rank is 3"),
+        (lambda p: p.edit(fewshot__shots=3), ("train", "mini_digits"), "not what fewshot in params.yaml asks for"),
         (lambda p: p.edit(prompts__depth=9), ("train", "mini_digits"), "prompts.depth is 9"),
         (lambda p: spoil_picture(p), ("train", "mini_digits"), "is not a readable picture"),
         (lambda p: lose_class(p), ("split", "mini_digits"), "has no training picture"),

@@ -38,6 +38,6 @@ def test_one_word_switches_to_vit_b_16(tmp_path: Path, prefect_server: str) -> N
         assert len(run["seeds"]["1"]["base_to_novel"]["history"]) == 2
         adapter = project.folder / f"runs/{dataset}/adapter"
         assert (adapter / "adapter.safetensors").stat().st_size <= 60 * 1024
-        picture = next((project.folder / f"data/{dataset}/test").rglob("*.png"))
-        answer = project.mmlop("predict", f"models:/mmlop-{dataset}@champion", str(picture), "--json")
-        assert json.loads(answer.stdout)["labels"][0]["label"] in run["classes"]
+    picture = next((project.folder / "data/mini_digits/test").rglob("*.png"))
+    answer = project.mmlop("predict", "models:/mmlop-mini_digits@champion", str(picture), "--json")
+    assert json.loads(answer.stdout)["labels"][0]["label"].startswith("digit ")

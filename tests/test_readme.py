@@ -1,0 +1,22 @@
+"""What README says is what the last run measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_results_are_those_of_the_committed_report() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- results -->\n(.*?)<!-- /results -->", readme, re.S)
+    assert shown is not None
+    table = (ROOT / "reports" / "summary.md").read_text(encoding="utf-8").split("\n\n")[0]
+    assert shown[1].strip() == table.strip()
+
+
+def test_every_linked_file_exists() -> None:
+    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)", file.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (file.parent / link).exists(), f"{file.name}: {link}"
