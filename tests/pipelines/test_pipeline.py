@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from clone import Project
 
+pytest_plugins = ["clone_fixtures"]
+
 
 def client(project: Project) -> Any:
     from mlflow import MlflowClient

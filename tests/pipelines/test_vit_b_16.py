@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from clone import Project
 
+pytest_plugins = ["clone_fixtures"]
+
 
 @pytest.mark.slow
 def test_one_word_switches_to_vit_b_16(tmp_path: Path, prefect_server: str) -> None:

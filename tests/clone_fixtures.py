@@ -1,4 +1,4 @@
-"""A small project with short training, and real servers for it."""
+"""A small project with short training, and real servers for it; a plugin (``pytest_plugins = ["clone_fixtures"]``)."""
 
 from __future__ import annotations
 
