@@ -16,8 +16,8 @@ setup: .venv/installed
 demo: setup
 	python -m pipelines.server dvc repro
 	mmlop report
-	mmlop predict models:/mmlop-mini_digits@champion data/mini_digits/test --top 3 2>&1 | head -n 4
-	@echo "Done. Next: mmlop registry list; dvc metrics show; mlflow ui --backend-store-uri sqlite:///mlflow.db"
+	mmlop predict models:/mmlop-mini_digits@champion data/mini_digits/test/digit_seven/000.png --top 3
+	@echo "Done. Next: source .venv/bin/activate; mmlop registry list; mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: setup lint
 	pytest -q

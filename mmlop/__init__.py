@@ -17,7 +17,7 @@ except PackageNotFoundError:  # running from a checkout that was never installed
     __version__ = "0.0.0"
 
 
-def load(uri: str) -> Classifier:
+def load(uri: str, device: str = "cpu") -> Classifier:
     """Load a classifier: ``models:/mmlop-<dataset>@champion``, ``runs:/<id>/adapter``, or a folder.
 
     Raises :class:`mmlop.errors.MmlopError` with one sentence where that cannot be done.
@@ -25,4 +25,4 @@ def load(uri: str) -> Classifier:
     from mmlop.classifier import Classifier
     from mmlop.registry import resolve
 
-    return Classifier.load(resolve(uri))
+    return Classifier.load(resolve(uri), device)

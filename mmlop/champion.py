@@ -19,7 +19,7 @@ from mmlop.evaluation import Comparison, compare
 
 BATCH = 64  # pictures in memory at once
 
-Outcome = Literal["first", "promoted", "kept", "unchanged", "too_few", "forced"]
+Outcome = Literal["first", "promoted", "kept", "unchanged", "too_few", "not_compared", "forced"]
 
 
 @dataclass(frozen=True)

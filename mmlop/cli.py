@@ -13,6 +13,7 @@ from mmlop.errors import MmlopError
 
 if TYPE_CHECKING:
     from mmlop.classifier import Prediction
+    from mmlop.data.datasets import DataSet
 
 app = typer.Typer(
     help="Adapt CLIP to your own classes from 1-16 pictures each, and keep the adapter's whole life in order.",
@@ -31,6 +32,7 @@ for group, name in ((data_app, "data"), (registry_app, "registry"), (params_app,
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 Dataset = Annotated[str, typer.Argument(help="A data set's name; `mmlop data list` shows them.")]
 
 
@@ -69,6 +71,8 @@ def train(
     This is `dvc repro train@DATASET`: what did not change is not done again.
     """
     _configured(dataset)
+    if force:
+        _dvc("repro", f"split@{dataset}", quiet=quiet)
     _dvc("repro", *(["--force", "--single-item"] if force else []), f"train@{dataset}", quiet=quiet)
 
 
@@ -77,13 +81,14 @@ def evaluate(
     uri: Annotated[str, typer.Argument(help="models:/mmlop-NAME@champion, runs:/ID/adapter or a folder.")],
     dataset: Annotated[str | None, typer.Option(help="Another data set than the adapter's.")] = None,
     part: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter on a fetched data set: accuracy, calibration error, per class."""
     import mmlop
     from mmlop import config, scoring
 
-    classifier = mmlop.load(uri)
+    classifier = mmlop.load(uri, device)
     name = dataset or classifier.adapter.info.origin.dataset
     score = scoring.score(classifier, config.root() / "data" / name, part)
     if as_json:
@@ -100,13 +105,14 @@ def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Labels to show per picture.")] = 1,
     classes: Annotated[str | None, typer.Option(help="Score these class names instead, separated by commas.")] = None,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Classify pictures. Scores are probabilities over one label set, which is named first."""
     import mmlop
     from mmlop import scoring
 
-    classifier = mmlop.load(uri)
+    classifier = mmlop.load(uri, device)
     names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else classifier.classes
     if not as_json:
         whose = "given with --classes" if classes else f"of {classifier.adapter.info.origin.dataset}"
@@ -149,9 +155,9 @@ def data_list(as_json: AsJson = False) -> None:
     found = [datasets.get(name, sources) for name in datasets.names(sources)]
     here = {d.name: (root / "data" / d.name / "manifest.json").exists() for d in found}
     if as_json:
-        _print_json([{"name": d.name, "classes": len(d.classes), "fetched": here[d.name]} for d in found])
+        _print_json([{"name": d.name, "classes": _count(d), "fetched": here[d.name]} for d in found])
         return
-    rows = [[d.name, str(len(d.classes)), "yes" if here[d.name] else "no", d.description] for d in found]
+    rows = [[d.name, str(_count(d)), "yes" if here[d.name] else "no", d.description] for d in found]
     _table("Data sets", ["name", "classes", "fetched", "what it shows"], rows)
 
 
@@ -214,7 +220,7 @@ def params_check(as_json: AsJson = False) -> None:
 @mini_app.command("pretrain")
 def mini_pretrain(
     out: Annotated[Path, typer.Option(help="Folder for weights, configuration and provenance.")] = Path("mini-clip"),
-    steps: Annotated[int, typer.Option(min=1, help="Optimisation steps of 160 pictures.")] = 2500,
+    steps: Annotated[int, typer.Option(min=1, help="Optimisation steps of 160 pictures.")] = 1950,
     seed: Annotated[int, typer.Option(help="Of pictures and starting weights.")] = 0,
     work: Annotated[Path, typer.Option(help="Folder of the checkpoint a stopped run continues from.")] = Path(
         ".mmlop/mini-pretrain"
@@ -267,9 +273,10 @@ def registry_promote(
     """Let a version challenge the champion; it takes over if it is better on validation pictures."""
     from mmlop import config, registry
 
-    decision = registry.promote(dataset, version, config.load().champion, force)
+    params = config.load()
+    decision = registry.promote(dataset, version, params.champion, force, device=params.device)
     typer.echo(decision.reason)
-    if decision.outcome == "too_few":
+    if decision.outcome in ("too_few", "not_compared"):
         raise typer.Exit(1)
 
 
@@ -285,6 +292,14 @@ def registry_sync(
             typer.echo(published.sentence)
 
 
+def _count(dataset: DataSet) -> int | None:
+    """The number of classes; None for a folder of one's own that is not there now."""
+    try:
+        return len(dataset.classes())
+    except MmlopError:
+        return None
+
+
 def _configured(dataset: str) -> None:
     """Raise MmlopError unless params.yaml lists the data set."""
     from mmlop import config
@@ -298,6 +313,7 @@ def _configured(dataset: str) -> None:
 
 def _dvc(*arguments: str, quiet: bool = False) -> None:
     """DVC in a process of its own, at the project's root; its exit code becomes ours."""
+    import os
     import subprocess
 
     from mmlop import config
@@ -305,7 +321,8 @@ def _dvc(*arguments: str, quiet: bool = False) -> None:
     options = ["--quiet"] if quiet else []
     output = subprocess.DEVNULL if quiet else None
     command = [sys.executable, "-m", "dvc", *arguments, *options]
-    if code := subprocess.run(command, cwd=config.root(), stdout=output).returncode:
+    environment = os.environ | config.this_python() | ({"MMLOP_LOG_LEVEL": "WARNING"} if quiet else {})
+    if code := subprocess.run(command, cwd=config.root(), stdout=output, env=environment).returncode:
         raise typer.Exit(code)
 
 

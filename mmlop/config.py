@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -133,6 +135,10 @@ class Params(Section):
                 f"prompts.rank is {self.rank}, but {self.tokens} prompt tokens have rank 1 to {self.tokens}: lower "
                 f"prompts.rank or raise prompts.tokens"
             )
+        if self.train.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"train.warmup_epochs is {self.train.warmup_epochs}, which leaves nothing of {self.epochs} epochs"
+            )
         for name in self.sources:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
                 raise ValueError(f"sources has '{name}': a data set's name is small letters, digits, - and _ only")
@@ -232,6 +238,11 @@ def root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
+def this_python() -> dict[str, str]:
+    """PATH with this interpreter first, for `dvc`, whose stages say `python`: the environment may not be activated."""
+    return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+
+
 def _sentence(error: ValidationError) -> str:
     """The first problem, as: key, value, what is allowed."""
     problem = error.errors()[0]
@@ -253,8 +264,8 @@ def _fields_at(parents: list[str]) -> list[str]:
     """The keys of the section that ``parents`` leads to."""
     model: type[BaseModel] = Params
     for key in parents:
-        if key in model.model_fields and isinstance(model.model_fields[key].annotation, type):
+        if key in ("profiles", "sources"):  # a name follows, which changes nothing
+            model = Profile if key == "profiles" else Source
+        elif key in model.model_fields and isinstance(model.model_fields[key].annotation, type):
             model = model.model_fields[key].annotation  # type: ignore[assignment]
-        elif model is Params or key not in model.model_fields:  # the name of a profile, after `profiles`
-            model = Profile
     return list(model.model_fields)

@@ -6,14 +6,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +29,7 @@ from mmlop.errors import MmlopError
 from mmlop.features import frozen_text, image_features
 from mmlop.losses import Consistency
 from mmlop.prompts import PromptShape
-from mmlop.training import Epoch, Fit, Recipe, Shots, fit
+from mmlop.training import Epoch, Fit, Recipe, Shots, fit, mode
 
 Metrics = dict[str, float]  # percent
 OnEpoch = Callable[[int, Epoch], None]
@@ -238,16 +235,6 @@ def recipe(params: Params, backbone: Backbone) -> Recipe:
         consistency=Consistency(loss.text, loss.image, loss.logits).scaled_to(backbone.embed_dim, backbone.logit_scale),
         drift_correction=loss.drift_correction,
     )
-
-
-def mode(backbone: Backbone) -> dict[str, Any]:
-    """What must be alike, beside data, params and seed, for the same bits."""
-    return {
-        "device": str(backbone.device),
-        "machine": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "libraries": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "pillow")},
-    }
 
 
 def best(trained: dict[int, Trained]) -> int:

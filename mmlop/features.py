@@ -33,7 +33,7 @@ def frozen_text(backbone: Backbone, class_names: Sequence[str], templates: Seque
     key = tuple(templates)
     names = [spoken(name) for name in class_names]
     new = list(dict.fromkeys(name for name in names if (name, key) not in known))
-    texts = [template.format(name) for name in new for template in templates]
+    texts = [template.replace("{}", name) for name in new for template in templates]
     chunks = [encode_text(backbone, backbone.tokenize(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)]
     if new:
         features = unit(torch.cat(chunks)).view(len(new), len(templates), -1)  # [new, templates, d]

@@ -87,7 +87,8 @@ def promote(
             if champion is not None:
                 client.set_registered_model_alias(name, PREVIOUS, champion.version)
             client.set_registered_model_alias(name, CHAMPION, challenger.version)
-        if decision.outcome != "unchanged":  # the tags of a champion go on saying how it became one
+        # The tags of a champion go on saying how it became one, and what could not be compared may be later.
+        if decision.outcome not in ("unchanged", "not_compared"):
             for key, value in _decision_tags(decision, force).items():
                 client.set_model_version_tag(name, challenger.version, key, value)
     return decision
@@ -213,7 +214,7 @@ def _decide(
         reason = (
             f"Version {old} stays champion, since the two cannot be compared here: {str(error).rstrip('.')}; {by_hand}."
         )
-        return rule.Decision("kept", reason, old)
+        return rule.Decision("not_compared", reason, old)
     return rule.decide(comparison, settings, dataset, old, new)
 
 

@@ -98,7 +98,9 @@ def _over_seeds(metrics: dict[str, dict[Any, float]]) -> dict[str, float]:
 
 
 def _over_datasets(found: list[dict[str, dict[Any, float]]]) -> dict[str, float]:
-    seeds = [seed for seed in found[0]["base"] if all(seed in one["base"] for one in found)]
+    seeds = list(found[0]["base"])
+    if any(set(one["base"]) != set(seeds) for one in found):
+        raise MmlopError("The data sets have results of different seeds, which have no common mean: run `dvc repro` first.")
     means = {
         name: [mean(one[name][seed] for one in found) for seed in seeds]
         for name in ("base", "novel", "accuracy")

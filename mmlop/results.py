@@ -16,9 +16,9 @@ from statistics import mean
 from typing import Any
 
 from mmlop import adapter as adapters
-from mmlop.experiment import Bench, Metrics, Trained, best, mode, summarise
+from mmlop.experiment import Bench, Metrics, Trained, best, summarise
 from mmlop.files import replacing, write_json, write_text
-from mmlop.training import Epoch
+from mmlop.training import Epoch, mode
 
 Run = dict[str, Any]
 

@@ -32,8 +32,15 @@ def home() -> Path:
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or an SQLite database at the project root. MLflow's own default follows the current folder: from
-    a sub-folder one would silently see an empty registry."""
-    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{home() / 'mlflow.db'}"
+    a sub-folder one would silently see an empty registry. Raises MmlopError outside a project."""
+    if given := os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        return given
+    if not (home() / "params.yaml").is_file() and not (home() / "mlflow.db").is_file():
+        raise MmlopError(
+            f"{home()} is in no mmlop project (no params.yaml here or above) and so has no registry: change into a "
+            f"project or set MLFLOW_TRACKING_URI."
+        )
+    return f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def shown(uri: str) -> str:

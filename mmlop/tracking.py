@@ -29,7 +29,8 @@ __all__ = ["Results", "TrackingUnavailable", "connect", "lineage", "log_run"]
 MODEL = "adapter"  # so that runs:/<id>/adapter is the adapter
 LONGEST_PARAM, PARAMS_AT_ONCE, METRICS_AT_ONCE = 6000, 100, 1000  # MLflow's limits
 NEEDED = {"dataset", "method", "protocol", "params", "data_hash", "split_hash", "data", "trainable", "classes", "seeds"}
-REQUIREMENTS = ("mlflow", "mmlop", "torch", "torchvision", "open_clip_torch", "safetensors", "pillow", "pydantic")
+# Not mmlop itself: it is in no package index, and somebody else's package of that name should never be installed.
+REQUIREMENTS = ("mlflow", "torch", "torchvision", "open_clip_torch", "safetensors", "pillow", "pydantic")
 
 
 @dataclass(frozen=True)

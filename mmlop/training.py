@@ -6,9 +6,12 @@ import hashlib
 import json
 import logging
 import math
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -171,6 +174,16 @@ def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> Mmlo
     )
 
 
+def mode(backbone: Backbone) -> dict[str, Any]:
+    """What must be alike, beside data, params and seed, for the same bits."""
+    return {
+        "device": str(backbone.device),
+        "machine": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "libraries": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "pillow")},
+    }
+
+
 def _draws(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
 
@@ -181,9 +194,7 @@ def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Shots, s
     about = [
         backbone.fingerprint,
         backbone.precision,
-        str(backbone.device),
-        torch.get_num_threads(),
-        torch.__version__,
+        mode(backbone),
         asdict(shape),
         asdict(recipe),
         shots.labels.tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -18,7 +19,14 @@ from pipelines import server, stage
 def repro(*arguments: str) -> None:
     """`dvc repro` in a process of its own. Raises MmlopError with the last lines of what it said."""
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
-    done = subprocess.run(command, cwd=config.root(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command,
+        cwd=config.root(),
+        env=os.environ | config.this_python(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     print(done.stdout, end="", flush=True)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.strip()]

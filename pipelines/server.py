@@ -7,6 +7,7 @@ set, that server is used and none is started.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -61,6 +62,18 @@ def _wait(url: str, server: subprocess.Popen[bytes], seconds: float) -> None:
     )
 
 
+def main(command: list[str]) -> int:
+    if not command:
+        print("Error: usage: python -m pipelines.server COMMAND [ARGUMENT ...]", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped too
+    try:
+        with running():
+            return subprocess.call(command)
+    except (MmlopError, FileNotFoundError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
 if __name__ == "__main__":
-    with running():
-        raise SystemExit(subprocess.call(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

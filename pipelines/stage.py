@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import json
 import logging
+import os
 import resource
 import sys
 import time
@@ -22,22 +24,29 @@ K = TypeVar("K")
 
 def run(stage: str, main: Callable[..., None]) -> None:
     """Call ``main`` with the command line's arguments; exit 1 with a sentence on a MmlopError."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.basicConfig(level=os.environ.get("MMLOP_LOG_LEVEL", "INFO"), format="%(message)s", force=True)
     for chatty in ("httpx", "alembic", "prefect", "mlflow", "matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     for runs in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(runs).addFilter(not_a_users_mistake)
+        logging.getLogger(runs).addFilter(without_users_mistakes)
     started = time.monotonic()
     arguments = sys.argv[1:]
+    wanted = list(inspect.signature(main).parameters)
+    if len(arguments) != len(wanted):
+        print(f"Error: usage: python -m pipelines.{stage} {' '.join(wanted).upper()}".rstrip(), file=sys.stderr)
+        raise SystemExit(2)
     try:
         main(*arguments)
     except MmlopError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    note_timing("@".join([stage, *arguments]), time.monotonic() - started)
+    try:
+        note_timing("@".join([stage, *arguments]), time.monotonic() - started)
+    except (OSError, ValueError) as error:  # not worth failing a finished stage
+        logging.warning("reports/timings.json could not be written: %s", error)
 
 
-def not_a_users_mistake(record: logging.LogRecord) -> bool:
+def without_users_mistakes(record: logging.LogRecord) -> bool:
     """Prefect logs each failure with its traceback; a MmlopError is shown as its sentence, once, at the end."""
     raised = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     failed = record.getMessage().startswith("Finished in state Failed") and MmlopError.__name__ in record.getMessage()

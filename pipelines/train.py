@@ -61,6 +61,15 @@ def publish(dataset: str, run_folder: Path) -> str:
         return f"{dataset}: warning: {error}"
 
 
+def show(dataset: str, run: results.Run) -> None:
+    """A table of the results beside the flow run. A server that went away meanwhile must not cost the training."""
+    try:
+        key = f"train-{dataset.replace('_', '-')}"
+        create_table_artifact(results.table(run), key=key, description=f"{dataset}, percent")
+    except Exception as error:
+        logger.warning("%s: Prefect could not keep the table of results (%s)", dataset, error)
+
+
 @flow(name="train", flow_run_name="train-{dataset}", validate_parameters=False)
 def train(dataset: str) -> None:
     """Train, measure and publish one data set with the configured backbone, method and seeds."""
@@ -79,10 +88,10 @@ def train(dataset: str) -> None:
             futures[seed] = attempt.submit(dataset, seed, bench, advance)
         seeds = stage.gather(futures)
     run = results.write(root, bench, seeds)
-    shutil.rmtree(bench.checkpoints, ignore_errors=True)
-    create_table_artifact(results.table(run), key=f"train-{dataset.replace('_', '-')}", description=f"{dataset}, percent")
+    show(dataset, run)
     logger.info("%s: %s", dataset, results.sentence(run))
     logger.info(publish(dataset, root / "runs" / dataset))
+    shutil.rmtree(bench.checkpoints, ignore_errors=True)  # last: until here a failure costs no training
 
 
 def main(dataset: str) -> None:

@@ -20,6 +20,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database to copy: making one takes seconds."""
     root = tmp_path_factory.mktemp("database")
+    (root / "params.yaml").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(root))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -227,3 +227,17 @@ def test_names_of_own_sources_fit_every_tool(tmp_path: Path) -> None:
     file = written(tmp_path, setting("sources", {"parts": {"folder": "photos", "template": "a photo"}}))
     with pytest.raises(MmlopError, match=r"sources.parts.template is 'a photo': it needs exactly one {}"):
         config.load(file)
+
+
+def test_keys_of_a_source_and_of_a_profile_are_their_own(tmp_path: Path) -> None:
+    file = written(tmp_path, setting("sources", {"parts": {"folder": "photos", "templte": "a {}."}}))
+    with pytest.raises(MmlopError, match=r"no key 'templte' in sources.parts; known keys: template, "):
+        config.load(file)
+    file = written(tmp_path, setting("profiles.mini.epoch", 3))
+    with pytest.raises(MmlopError, match=r"no key 'epoch' in profiles.mini; known keys: epochs, "):
+        config.load(file)
+
+
+def test_warm_up_must_leave_something_to_train(tmp_path: Path) -> None:
+    with pytest.raises(MmlopError, match="train.warmup_epochs is 3, which leaves nothing of 3 epochs"):
+        config.load(written(tmp_path, setting("train.epochs", 3), setting("train.warmup_epochs", 3)))

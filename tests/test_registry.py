@@ -145,7 +145,7 @@ def test_a_champion_that_cannot_be_scored_here_stays(project: Path, backbone: Pa
     shutil.rmtree(lost)
     published = registry.publish(make_run(project, "toy", backbone, seed=2), {})
     assert published.decision is not None
-    assert published.decision.outcome == "kept"
+    assert published.decision.outcome == "not_compared"
     assert "cannot be compared here" in published.decision.reason
     assert "--force REASON" in published.decision.reason
 
@@ -311,3 +311,12 @@ def test_a_served_model_answers_base64_pictures(project: Path, backbone: Path, m
             urllib.request.urlopen(invocation(address, [b"text"]), timeout=60)
     assert [one["label"] for one in answers] == [one.label for one in wanted]
     assert caught.value.code == 400
+
+
+def test_outside_a_project_there_is_no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MmlopError, match="in no mmlop project"):
+        registry.versions()
+    assert not list(tmp_path.iterdir())

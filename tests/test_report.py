@@ -125,3 +125,10 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
     (tmp_path / "results" / "pets.jsonl").write_text('{"dataset": "pe')
     with pytest.raises(MmlopError, match=r"pets\.jsonl is damaged"):
         report.write(tmp_path, ["pets"])
+
+
+def test_other_seeds_have_no_common_mean(tmp_path: Path) -> None:
+    put(tmp_path, "pets", PETS)
+    put(tmp_path, "cars", [line | {"seed": line["seed"] and line["seed"] + 10} for line in CARS])
+    with pytest.raises(MmlopError, match="results of different seeds"):
+        report.write(tmp_path, ["pets", "cars"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmlop import config
 from mmlop.config import Source
 from mmlop.data import folder
 from mmlop.data.manifest import Manifest, Picture, content_of
@@ -30,7 +31,7 @@ class DataSet:
     description: str
     licence: str
     template: str
-    classes: tuple[str, ...]
+    classes: Callable[[], tuple[str, ...]]
     fill: Callable[[Path, Drawing], tuple[Picture, ...]]  # puts its pictures into an empty folder
 
 
@@ -56,19 +57,21 @@ def fetch(dataset: DataSet, target: Path, drawing: Drawing | None = None) -> Man
     with replacing(target) as beside:
         beside.mkdir()
         pictures = dataset.fill(beside, drawing or Drawing())
-        manifest = Manifest(dataset.name, dataset.classes, dataset.template, dataset.licence, dataset.description, pictures)
+        manifest = Manifest(
+            dataset.name, dataset.classes(), dataset.template, dataset.licence, dataset.description, pictures
+        )
         manifest.save(beside / "manifest.json")
     return manifest
 
 
 def _own(name: str, source: Source) -> DataSet:
-    where = source.folder.expanduser()
+    where = config.root() / source.folder.expanduser()
     return DataSet(
         name,
         f"your own pictures in {where}",
         source.licence,
         source.template,
-        folder.class_names(where),
+        lambda: folder.class_names(where),
         lambda target, _: folder.fill(where, target),
     )
 
@@ -76,6 +79,9 @@ def _own(name: str, source: Source) -> DataSet:
 def _mini() -> dict[str, DataSet]:
     """The rendered benchmark: nothing to download."""
     from mmlop.data.mini.benchmark import TASKS, MiniTask, render
+
+    def naming(task: MiniTask) -> Callable[[], tuple[str, ...]]:
+        return lambda: task.classes
 
     def filling(task: MiniTask) -> Callable[[Path, Drawing], tuple[Picture, ...]]:
         def fill(target: Path, drawing: Drawing) -> tuple[Picture, ...]:
@@ -100,7 +106,7 @@ def _mini() -> dict[str, DataSet]:
             task.description,
             licence if task.name == "mini_digits" else "Apache-2.0 (rendered by mmlop)",
             task.template,
-            task.classes,
+            naming(task),
             filling(task),
         )
         for task in TASKS.values()

@@ -18,7 +18,7 @@ from mmlop.files import dump_json, write_text
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_SHOTS = 4  # at most, per class
+VALIDATION_SHOTS = 4  # at most, per class; drawn as in CoOp, though seeds are ranked on the whole validation part
 
 
 @dataclass(frozen=True)

@@ -75,3 +75,9 @@ def test_missing_folder_and_too_few_classes(tmp_path: Path) -> None:
 def test_a_name_that_is_taken(photos: Path) -> None:
     with pytest.raises(MmlopError, match="name of a built-in data set"):
         datasets.get("mini_digits", {"mini_digits": Source(folder=photos)})
+
+
+def test_a_folder_is_relative_to_the_project(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").touch()
+    monkeypatch.chdir(photos)
+    assert datasets.get("parts", {"parts": Source(folder=Path("photos"))}).classes() == ("bolt", "nut")
