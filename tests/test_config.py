@@ -239,5 +239,5 @@ def test_keys_of_a_source_and_of_a_profile_are_their_own(tmp_path: Path) -> None
 
 
 def test_warm_up_must_leave_something_to_train(tmp_path: Path) -> None:
-    with pytest.raises(MmlopError, match="train.warmup_epochs is 3, which leaves nothing of 3 epochs"):
+    with pytest.raises(MmlopError, match=r"train.warmup_epochs is 3, which leaves nothing of 3 epochs"):
         config.load(written(tmp_path, setting("train.epochs", 3), setting("train.warmup_epochs", 3)))
