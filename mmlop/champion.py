@@ -14,10 +14,8 @@ from typing import Literal
 from mmlop import config
 from mmlop.classifier import Classifier
 from mmlop.data.manifest import Manifest, Picture
-from mmlop.data.pictures import prepare_files
 from mmlop.evaluation import Comparison, compare
-
-BATCH = 64  # pictures in memory at once
+from mmlop.scoring import logits
 
 Outcome = Literal["first", "promoted", "kept", "unchanged", "too_few", "not_compared", "forced"]
 
@@ -72,10 +70,5 @@ def decide(comparison: Comparison, settings: config.Champion, dataset: str, cham
 
 def _hits(classifier: Classifier, manifest: Manifest, pictures: list[Picture], data: Path) -> list[bool]:
     """Whether the classifier is right, picture by picture."""
-    size, hits = classifier.backbone.preprocessing.size, []
-    for start in range(0, len(pictures), BATCH):
-        batch = pictures[start : start + BATCH]
-        prepared = prepare_files([data / picture.path for picture in batch], size)
-        predicted = classifier.logits(prepared, manifest.classes).argmax(dim=1).tolist()
-        hits += [label == picture.label for label, picture in zip(predicted, batch, strict=True)]
-    return hits
+    predicted = logits(classifier, data, pictures, manifest.classes).argmax(dim=1).tolist()
+    return [label == picture.label for label, picture in zip(predicted, pictures, strict=True)]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from mmlop import evaluation as ev
 from mmlop.classifier import Classifier, Prediction
 from mmlop.data import folder
-from mmlop.data.manifest import PARTS, Manifest
+from mmlop.data.manifest import PARTS, Manifest, Picture
 from mmlop.data.pictures import prepare_files
 from mmlop.errors import MmlopError, listing
 
@@ -45,16 +46,20 @@ def score(classifier: Classifier, data: Path, part: str = "test") -> Score:
     pictures = manifest.of(part)
     if not pictures:
         raise MmlopError(f"{manifest.name} has no pictures in its part '{part}'.")
-    size = classifier.backbone.preprocessing.size
-    logits = torch.cat(
-        [
-            classifier.logits(prepare_files([data / p.path for p in batch], size), manifest.classes)
-            for batch in _batched(pictures)
-        ]
-    )
+    scores = logits(classifier, data, pictures, manifest.classes)
     labels = torch.tensor([picture.label for picture in pictures])
-    per_class = dict(zip(manifest.classes, ev.per_class(logits, labels), strict=True))
-    return Score(len(pictures), ev.top1(logits, labels), ev.calibration_error(logits, labels), per_class)
+    per_class = dict(zip(manifest.classes, ev.per_class(scores, labels), strict=True))
+    return Score(len(pictures), ev.top1(scores, labels), ev.calibration_error(scores, labels), per_class)
+
+
+def logits(classifier: Classifier, data: Path, pictures: Iterable[Picture], classes: Sequence[str]) -> Tensor:
+    """tau f' w*^T [N, C] of pictures of the data set in ``data`` over ``classes``, in bounded memory."""
+    size = classifier.backbone.preprocessing.size
+    found = [
+        classifier.logits(prepare_files([data / picture.path for picture in batch], size), classes)
+        for batch in _batched(pictures)
+    ]
+    return torch.cat(found) if found else torch.empty(0, len(classes))
 
 
 def picture_files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import json
 import logging
@@ -10,10 +9,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+from filelock import FileLock
 
 from mmlop import config
 from mmlop.errors import MmlopError
@@ -70,17 +69,9 @@ def gather(futures: Mapping[K, Any]) -> dict[K, Any]:
 def note_timing(stage: str, seconds: float) -> None:
     """Put a stage's wall time and peak memory into reports/timings.json."""
     file = config.root() / "reports" / "timings.json"
-    with locked(file.with_suffix(".lock")):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # data sets may be trained side by side
         known = json.loads(file.read_text()) if file.exists() else {}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         known[stage] = {"seconds": round(seconds, 2), "peak_mb": round(peak)}
         write_json(file, known)
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock of this machine for the block."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
