@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,7 +81,7 @@ class Backbone:
     def context_length(self) -> int:
         return len(self.text.positional_embedding)
 
-    @property
+    @cached_property
     def logit_scale(self) -> float:
         """tau, the factor on cosine similarities (100 for OpenAI's models)."""
         return float(cast(Tensor, self.model.logit_scale).detach().double().exp())
@@ -113,12 +114,19 @@ class Backbone:
         ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long, device=self.device)
         return cast(Tensor, self.text.token_embedding.weight[ids].detach())
 
+    def take(self, values: Tensor) -> Tensor:
+        """A tensor on the model's device, copied without waiting where that is a GPU."""
+        return (values.pin_memory() if self.device.type == "cuda" else values).to(self.device, non_blocking=True)
+
     def normalise(self, pictures: Tensor) -> Tensor:
         """Prepared pictures [B, 3, S, S] (uint8) as the model's input, fp32, on its device."""
-        pictures = pictures.to(self.device, torch.float32) / 255
-        mean = pictures.new_tensor(self.preprocessing.mean)[:, None, None]
-        std = pictures.new_tensor(self.preprocessing.std)[:, None, None]
-        return (pictures - mean) / std
+        mean, std = self._mean_and_std
+        return (pictures.to(self.device, non_blocking=True).float() / 255 - mean) / std
+
+    @cached_property
+    def _mean_and_std(self) -> tuple[Tensor, Tensor]:
+        found = torch.tensor([self.preprocessing.mean, self.preprocessing.std], device=self.device)[..., None, None]
+        return found[0], found[1]
 
     def _refuse_unknown(self, text: str, row: list[int]) -> None:
         if self.known_tokens is None or self.known_tokens.issuperset(row):

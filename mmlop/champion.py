@@ -13,7 +13,7 @@ from typing import Literal
 
 from mmlop import config
 from mmlop.classifier import Classifier
-from mmlop.data.manifest import Manifest, Picture
+from mmlop.data.manifest import Fetched, Picture
 from mmlop.evaluation import Comparison, compare
 from mmlop.scoring import logits
 
@@ -32,15 +32,14 @@ class Decision:
         return self.outcome in ("first", "promoted", "forced")
 
 
-def challenge(champion: Path, challenger: Path, data: Path, seen: Collection[str], device: str = "cpu") -> Comparison:
+def challenge(champion: Path, challenger: Path, data: Fetched, seen: Collection[str], device: str = "cpu") -> Comparison:
     """Score two adapter folders on the validation pictures of ``data`` whose content hash is not in ``seen``.
 
     Each is loaded with its own backbone, so adapters of different backbones can be compared. Raises MmlopError where one
     cannot be loaded or does not know a class.
     """
-    manifest = Manifest.load(data / "manifest.json")
-    usable = [picture for picture in manifest.of("val") if picture.content not in seen]
-    old, new = (_hits(Classifier.load(one, device), manifest, usable, data) for one in (champion, challenger))
+    usable = [picture for picture in data.manifest.of("val") if picture.content not in seen]
+    old, new = (_hits(Classifier.load(one, device), usable, data) for one in (champion, challenger))
     return compare(old, new)
 
 
@@ -68,7 +67,7 @@ def decide(comparison: Comparison, settings: config.Champion, dataset: str, cham
     return Decision("promoted" if better else "kept", reason, champion, found)
 
 
-def _hits(classifier: Classifier, manifest: Manifest, pictures: list[Picture], data: Path) -> list[bool]:
+def _hits(classifier: Classifier, pictures: list[Picture], data: Fetched) -> list[bool]:
     """Whether the classifier is right, picture by picture."""
-    predicted = logits(classifier, data, pictures, manifest.classes).argmax(dim=1).tolist()
+    predicted = logits(classifier, data, pictures, data.manifest.classes).argmax(dim=1).tolist()
     return [label == picture.label for label, picture in zip(predicted, pictures, strict=True)]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmlop.cli_data import app as data_app
+from mmlop.cli_output import AsJson, Dataset, Device, Quiet, dvc, print_json, require_listed, show_table
 from mmlop.errors import MmlopError
 
 if TYPE_CHECKING:
     from mmlop.classifier import Prediction
-    from mmlop.data.datasets import DataSet
 
 app = typer.Typer(
     help="Adapt CLIP to your own classes from 1-16 pictures each, and keep the adapter's whole life in order.",
@@ -23,17 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Data sets: list, fetch, split, show.", no_args_is_help=True)
 mini_app = typer.Typer(help="The small CLIP shipped with the package.", no_args_is_help=True)
 params_app = typer.Typer(help="The configuration, params.yaml.", no_args_is_help=True)
 registry_app = typer.Typer(help="Registered adapters: list, show, promote, sync.", no_args_is_help=True)
 for group, name in ((data_app, "data"), (registry_app, "registry"), (params_app, "params"), (mini_app, "mini")):
     app.add_typer(group, name=name)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
-Dataset = Annotated[str, typer.Argument(help="A data set's name; `mmlop data list` shows them.")]
 
 
 def main() -> None:
@@ -68,12 +63,16 @@ def train(
 ) -> None:
     """Bring a data set's adapter up to date: fetch, split, train, measure, register.
 
-    This is `dvc repro train@DATASET`: what did not change is not done again.
+    This is `dvc repro train@DATASET`: what did not change is not done again. Pictures of your own are looked through first.
     """
-    _configured(dataset)
+    from mmlop import config
+
+    require_listed(dataset)
+    if dataset in config.load().sources:  # outside the project, where DVC does not look
+        dvc("repro", "--force", "--single-item", f"fetch@{dataset}", quiet=quiet)
     if force:
-        _dvc("repro", f"split@{dataset}", quiet=quiet)
-    _dvc("repro", *(["--force", "--single-item"] if force else []), f"train@{dataset}", quiet=quiet)
+        dvc("repro", f"split@{dataset}", quiet=quiet)
+    dvc("repro", *(["--force", "--single-item"] if force else []), f"train@{dataset}", quiet=quiet)
 
 
 @app.command()
@@ -87,15 +86,16 @@ def evaluate(
     """Score an adapter on a fetched data set: accuracy, calibration error, per class."""
     import mmlop
     from mmlop import config, scoring
+    from mmlop.data import datasets
 
     classifier = mmlop.load(uri, device)
     name = dataset or classifier.adapter.info.origin.dataset
-    score = scoring.score(classifier, config.root() / "data" / name, part)
+    score = scoring.score(classifier, datasets.fetched(name, config.load()), part)
     if as_json:
-        _print_json(score.as_dict())
+        print_json(score.as_dict())
         return
-    rows = [[c, "" if a is None else f"{a:.1f}"] for c, a in score.per_class.items()]
-    _table(f"{uri} on {name} ({part})", ["class", "accuracy %"], rows)
+    rows = [[c, "" if a is None else f"{a:.1f}"] for c, a in score.per_class]
+    show_table(f"{uri} on {name} ({part})", ["class", "accuracy %"], rows)
     typer.echo(f"accuracy {score.accuracy:.2f} %, calibration error {score.ece:.2f} %, {score.pictures} pictures")
 
 
@@ -131,74 +131,21 @@ def predict(
 @app.command()
 def report(as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Write reports/ from the results of the configured data sets and show the table."""
-    from mmlop import config
+    from mmlop import config, tables
     from mmlop import report as reports
 
-    summary = reports.write(config.root(), config.load().datasets)
+    root = config.root()
+    summary = reports.write(root, reports.files(root, config.load()))
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     elif not quiet:
-        header, rows = reports.table(summary)
-        shown = [method if i == 0 or header[i - 1][0] != method else "" for i, (method, _) in enumerate(header)]
-        columns = [f"{method}\n{metric}" for method, (_, metric) in zip(shown, header, strict=True)]
-        _table("", ["\ndata set", *columns], rows)
-        typer.echo(reports.CAPTION)
-
-
-@data_app.command("list")
-def data_list(as_json: AsJson = False) -> None:
-    """All data sets, and which are fetched."""
-    from mmlop import config
-    from mmlop.data import datasets
-
-    root, sources = config.root(), config.load().sources
-    found = [datasets.get(name, sources) for name in datasets.names(sources)]
-    here = {d.name: (root / "data" / d.name / "manifest.json").exists() for d in found}
-    if as_json:
-        _print_json([{"name": d.name, "classes": _count(d), "fetched": here[d.name]} for d in found])
-        return
-    rows = [[d.name, str(_count(d)), "yes" if here[d.name] else "no", d.description] for d in found]
-    _table("Data sets", ["name", "classes", "fetched", "what it shows"], rows)
-
-
-@data_app.command("fetch")
-def data_fetch(dataset: Dataset, quiet: Quiet = False) -> None:
-    """Put a data set's pictures and manifest into data/DATASET."""
-    from mmlop import config
-    from mmlop.data import datasets
-
-    params = config.load()
-    known = datasets.get(dataset, params.sources)
-    if dataset in params.datasets:  # DVC knows it: let it decide, and keep its lock file true
-        _dvc("repro", f"fetch@{dataset}", quiet=quiet)
-        return
-    drawing = datasets.Drawing(params.data.seed, params.data.per_class.model_dump())
-    manifest = datasets.fetch(known, config.root() / "data" / dataset, drawing)
-    if not quiet:
-        typer.echo(f"{dataset}: {len(manifest.pictures)} pictures of {len(manifest.classes)} classes in data/{dataset}")
-
-
-@data_app.command("split")
-def data_split(dataset: Dataset, quiet: Quiet = False) -> None:
-    """Draw a data set's few-shot splits into splits/DATASET.json."""
-    _configured(dataset)
-    _dvc("repro", f"split@{dataset}", quiet=quiet)
-
-
-@data_app.command("show")
-def data_show(dataset: Dataset, as_json: AsJson = False) -> None:
-    """Counts per part and class, base and novel classes, template and licence of a fetched data set."""
-    from mmlop import config, scoring
-    from mmlop.data import datasets
-
-    datasets.get(dataset, config.load().sources)
-    overview = scoring.overview(config.root() / "data" / dataset)
-    if as_json:
-        _print_json(overview)
-        return
-    rows = [[c["name"], c["half"], *(str(c[part]) for part in ("train", "val", "test"))] for c in overview["classes"]]
-    _table(f"{dataset}: {overview['source']}", ["class", "half", "train", "val", "test"], rows)
-    typer.echo(f"template: {overview['template']}   licence: {overview['licence']}   hash: {overview['hash'][:16]}")
+        found = list(tables.of(summary))
+        for table in found:
+            groups = [group for group, _ in table.columns]
+            shown = ["" if i and groups[i - 1] == group else group for i, group in enumerate(groups)]
+            columns = [f"{group}\n{name}" for group, (_, name) in zip(shown, table.columns, strict=True)]
+            show_table(table.title, ["\ndata set", *columns], [list(row) for row in table.rows])
+        typer.echo("\n".join(tables.footnotes(found)))
 
 
 @params_app.command("check")
@@ -208,13 +155,13 @@ def params_check(as_json: AsJson = False) -> None:
     from mmlop.data import datasets
 
     params = config.load()
-    for dataset in params.datasets:
-        datasets.get(dataset, params.sources)
+    for dataset in (*params.datasets, *params.test_sets, *params.data.own_split):
+        datasets.get(dataset, params)
     if as_json:
-        _print_json(params.resolved() | {"datasets": list(params.datasets)})
+        print_json(params.resolved() | {"datasets": list(params.datasets)})
         return
     rows = [[f"{section}.{key}", str(value)] for section, keys in params.resolved().items() for key, value in keys.items()]
-    _table("params.yaml is valid; it comes to", ["key", "value"], rows)
+    show_table("params.yaml is valid; it comes to", ["key", "value"], rows)
 
 
 @mini_app.command("pretrain")
@@ -242,10 +189,10 @@ def registry_list(
 
     found = registry.versions(dataset)
     if as_json:
-        _print_json([version.as_dict() for version in found])
+        print_json([version.as_dict() for version in found])
         return
     rows = [[v.name, str(v.version), ", ".join(v.aliases), _metrics(v.metrics), v.created] for v in found]
-    _table("Registered adapters", ["name", "version", "aliases", "metrics %", "created"], rows)
+    show_table("Registered adapters", ["name", "version", "aliases", "metrics %", "created"], rows)
 
 
 @registry_app.command("show")
@@ -259,9 +206,9 @@ def registry_show(
 
     info = Adapter.load(registry.resolve(uri)).info.model_dump(mode="json")
     if as_json:
-        _print_json(info)
+        print_json(info)
         return
-    _table(uri, ["key", "value"], [[key, _short(value)] for key, value in _flat(info)])
+    show_table(uri, ["key", "value"], [[key, _short(value)] for key, value in _flat(info)])
 
 
 @registry_app.command("promote")
@@ -292,60 +239,11 @@ def registry_sync(
             typer.echo(published.sentence)
 
 
-def _count(dataset: DataSet) -> int | None:
-    """The number of classes; None for a folder of one's own that is not there now."""
-    try:
-        return len(dataset.classes())
-    except MmlopError:
-        return None
-
-
-def _configured(dataset: str) -> None:
-    """Raise MmlopError unless params.yaml lists the data set."""
-    from mmlop import config
-    from mmlop.data import datasets
-
-    params = config.load()
-    datasets.get(dataset, params.sources)
-    if dataset not in params.datasets:
-        raise MmlopError(f"'{dataset}' is not among `datasets` in params.yaml: add it there first.")
-
-
-def _dvc(*arguments: str, quiet: bool = False) -> None:
-    """DVC in a process of its own, at the project's root; its exit code becomes ours."""
-    import os
-    import subprocess
-
-    from mmlop import config
-
-    options = ["--quiet"] if quiet else []
-    output = subprocess.DEVNULL if quiet else None
-    command = [sys.executable, "-m", "dvc", *arguments, *options]
-    environment = os.environ | config.this_python() | ({"MMLOP_LOG_LEVEL": "WARNING"} if quiet else {})
-    if code := subprocess.run(command, cwd=config.root(), stdout=output, env=environment).returncode:
-        raise typer.Exit(code)
-
-
 def _prediction_line(path: Path, found: Prediction, top: int, as_json: bool) -> str:
     pairs = list(zip(found.labels, found.scores, strict=True))[:top]
     if as_json:
         return json.dumps({"path": str(path), "labels": [{"label": label, "score": score} for label, score in pairs]})
     return f"{path}\t" + "\t".join(f"{label} {100 * score:.1f}%" for label, score in pairs)
-
-
-def _table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
 
 
 def _metrics(metrics: dict[str, float]) -> str:

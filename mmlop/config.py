@@ -30,18 +30,25 @@ class PerClass(Section):
 
 
 class Data(Section):
-    """Of the rendered data sets."""
-
-    seed: int = 0
-    per_class: PerClass = PerClass()
+    seed: int = 0  # of the rendered data sets
+    per_class: PerClass = PerClass()  # of the rendered data sets
+    own_split: tuple[str, ...] = ()  # public data sets for which a split other than the published one will do
 
 
 class Source(Section):
-    """Your own pictures: a folder with one folder per class."""
+    """Your own pictures: a folder with one folder per class, or a table of paths, labels and perhaps parts."""
 
-    folder: Path
+    folder: Path | None = None
+    table: Path | None = None  # .csv or .jsonl
     template: str = "a photo of a {}."
     licence: str = "your own"
+    skip_bad: bool = False  # leave unusable pictures out, and say so in the manifest, instead of stopping
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.folder is None) == (self.table is None):
+            raise ValueError("it needs either `folder` (a folder per class) or `table` (a CSV or JSONL file), and not both")
+        return self
 
     @field_validator("template")
     @classmethod
@@ -54,6 +61,28 @@ class Source(Section):
 class FewShot(Section):
     shots: Positive = 16  # training pictures per class
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
+
+
+class FewShotCurve(Section):
+    """Accuracy against the number of shots: an adapter on all classes for each."""
+
+    shots: tuple[Positive, ...] = ()  # none: not measured; the papers: 1, 2, 4, 8, 16
+    epochs: Positive | None = None
+
+
+class Transfer(Section):
+    """Adapters of `sources`, on all their classes, tested on `targets`, which they never saw."""
+
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    depth: Positive | None = None
+    epochs: Positive | None = None
+
+
+class Protocols(Section):
+    base_to_novel: bool = True
+    few_shot: FewShotCurve = FewShotCurve()
+    transfer: Transfer = Transfer()
 
 
 class Prompts(Section):
@@ -81,6 +110,7 @@ class Train(Section):
     crop: Share | None = None  # least share of the picture's area in a training view
     flip: bool | None = None  # mirror half of the views
     threads: Positive | None = None
+    parallel_seeds: bool | None = None  # all seeds of a training in the same forward passes
 
 
 class Champion(Section):
@@ -109,16 +139,18 @@ class Profile(Section):
     crop: Share = 0.08
     flip: bool = True
     threads: Positive | None = None
-    seeds_at_once: Positive = 1  # trained side by side in one process
+    parallel_seeds: bool = False  # all seeds of a training in the same forward passes
 
 
 class Params(Section):
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    test_sets: tuple[str, ...] = ()
     backbone: str
     device: str = "cpu"
     sources: dict[str, Source] = Field(default_factory=dict)
     data: Data = Data()
     fewshot: FewShot = FewShot()
+    protocols: Protocols = Protocols()
     prompts: Prompts = Prompts()
     loss: Loss = Loss()
     train: Train = Train()
@@ -135,16 +167,45 @@ class Params(Section):
                 f"prompts.rank is {self.rank}, but {self.tokens} prompt tokens have rank 1 to {self.tokens}: lower "
                 f"prompts.rank or raise prompts.tokens"
             )
-        if self.train.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"train.warmup_epochs is {self.train.warmup_epochs}, which leaves nothing of {self.epochs} epochs"
-            )
+        for epochs in (self.epochs, self.protocols.few_shot.epochs, self.protocols.transfer.epochs):
+            if epochs is not None and self.train.warmup_epochs >= epochs:
+                raise ValueError(
+                    f"train.warmup_epochs is {self.train.warmup_epochs}, which leaves nothing of {epochs} epochs"
+                )
         for name in self.sources:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
                 raise ValueError(f"sources has '{name}': a data set's name is small letters, digits, - and _ only")
-        for name, values in (("datasets", self.datasets), ("fewshot.seeds", self.fewshot.seeds)):
+        return self
+
+    @model_validator(mode="after")
+    def _lists_agree(self) -> Params:
+        transfer, few_shot = self.protocols.transfer, self.protocols.few_shot
+        lists: dict[str, tuple[object, ...]] = {
+            "datasets": self.datasets,
+            "test_sets": self.test_sets,
+            "fewshot.seeds": self.fewshot.seeds,
+            "protocols.few_shot.shots": few_shot.shots,
+            "protocols.transfer.sources": transfer.sources,
+            "protocols.transfer.targets": transfer.targets,
+        }
+        for name, values in lists.items():
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} lists a value twice: {', '.join(map(str, values))}")
+        if both := [name for name in self.test_sets if name in self.datasets]:
+            raise ValueError(
+                f"'{both[0]}' is under datasets and under test_sets: what is trained on belongs under datasets alone"
+            )
+        for source in transfer.sources:
+            if source not in self.datasets:
+                raise ValueError(f"protocols.transfer.sources has '{source}', which is not among datasets: add it there")
+        for target in transfer.targets:
+            if target not in self.datasets + self.test_sets:
+                raise ValueError(
+                    f"protocols.transfer.targets has '{target}', which is neither among datasets nor among test_sets: add "
+                    f"it to test_sets (tested on only) or datasets (trained on too)"
+                )
+        if bool(transfer.sources) != bool(transfer.targets):
+            raise ValueError("protocols.transfer needs both sources and targets, or neither")
         return self
 
     @property
@@ -183,6 +244,10 @@ class Params(Section):
     def threads(self) -> int | None:
         return self.train.threads or self.profile.threads
 
+    @property
+    def parallel_seeds(self) -> bool:
+        return self.profile.parallel_seeds if self.train.parallel_seeds is None else self.train.parallel_seeds
+
     def resolved(self) -> dict[str, Any]:
         """What decides an adapter, with the profile's values filled in: for records, not for reading back."""
         profile = self.profile
@@ -205,6 +270,7 @@ class Params(Section):
                 "crop": self.crop,
                 "flip": self.flip,
                 "threads": self.threads,
+                "parallel_seeds": self.parallel_seeds,
             },
         }
 
@@ -236,6 +302,12 @@ def root() -> Path:
     """
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+
+
+def home() -> Path:
+    """Where stores belong that outlive an experiment. DVC sets DVC_ROOT to the project even where it runs a stage in a
+    temporary copy (`dvc exp run --temp`, `dvc queue`), which is deleted afterwards: a store in there would go with it."""
+    return Path(os.environ.get("DVC_ROOT") or root()).resolve()
 
 
 def this_python() -> dict[str, str]:

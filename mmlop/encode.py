@@ -56,11 +56,12 @@ def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = No
     return _project(visual.proj, pooled)
 
 
-def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = None) -> Tensor:
+def encode_text(backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor | None = None) -> Tensor:
     """Text features, not normalised, as open_clip's ``encode_text`` gives without prompts.
 
     ``tokens`` [C, L] are whole token rows (SOS ... EOT, zeros) *without* room for prompts: the n prompt tokens are put
-    behind SOS here. ``prompts`` [J, n, d_t] give [C, d]; several sets at once, [S, J, n, d_t], give [S, C, d].
+    behind SOS here. ``Packing(tokens, n)`` in their place does the bookkeeping once, where the same texts are encoded
+    again and again. ``prompts`` [J, n, d_t] give [C, d]; several sets at once, [S, J, n, d_t], give [S, C, d].
 
     Raises ValueError where tokens and prompts together are longer than the context (``Backbone.tokenize`` says which
     text).
@@ -71,12 +72,12 @@ def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = Non
     sets = 1 if prompts is None or prompts.dim() == 3 else len(prompts)
     prompted = _batched(prompts, sets, dtype)  # [S, J, n, d_t]
     depth, n = prompted.shape[1:3]
-    packing = _Packing(tokens, first_row=n + 1)
+    packing = tokens if isinstance(tokens, Packing) else Packing(tokens, n)
     if packing.longest + n + 1 > len(text.positional_embedding):
         raise ValueError(f"{packing.longest + 1} tokens and {n} prompts exceed the context of {backbone.context_length}")
 
     position = text.positional_embedding.to(dtype)
-    start = text.token_embedding(tokens[:1, 0]).to(dtype).expand(sets, 1, -1)  # SOS
+    start = text.token_embedding(packing.start).to(dtype).expand(sets, 1, -1)  # SOS
     prefix = torch.cat([start, prompted[:, 0]], dim=1) if depth else start
     prefix = prefix + position[: n + 1]  # [S, 1 + n, d_t]
     own = text.token_embedding(packing.tokens).to(dtype) + position[packing.rows]  # [T, d_t]
@@ -110,19 +111,21 @@ def encode_text(backbone: Backbone, tokens: Tensor, prompts: Tensor | None = Non
     return features if prompts is not None and prompts.dim() == 4 else features[0]
 
 
-class _Packing:
+class Packing:
     """Where each class's own tokens (behind SOS, up to EOT) lie: packed in [T], or padded as [C, Lmax]."""
 
-    def __init__(self, tokens: Tensor, first_row: int) -> None:
+    def __init__(self, tokens: Tensor, prompts: int) -> None:
+        """``tokens`` [C, L]; the number of ``prompts`` says where in the sequence own tokens begin."""
         lengths = tokens.argmax(dim=1)  # EOT has the highest id; SOS is row 0, so this is the number of own tokens
         inside = torch.arange(tokens.shape[1] - 1, device=tokens.device) < lengths[:, None]  # [C, L - 1]
-        self.classes, self.longest, self.first_row = len(tokens), int(lengths.max()), first_row
+        self.classes, self.longest, self.first_row = len(tokens), int(lengths.max()), prompts + 1
+        self.start = tokens[:1, 0]  # SOS
         self.tokens = tokens[:, 1:][inside]  # [T]
         self.ends = lengths.cumsum(0) - 1  # [C] where EOT lies in the packed rows
         self.lengths = lengths
         inside = inside[:, : self.longest]
         self.slots = inside.flatten().nonzero().squeeze(1)  # [T] where a token lies in the padded rows
-        self.rows = self.slots % self.longest + first_row  # [T] position in the sequence
+        self.rows = self.slots % self.longest + self.first_row  # [T] position in the sequence
 
     def pad(self, packed: Tensor) -> Tensor:  # [S, T, d] -> [S, C, Lmax, d]
         padded = packed.new_zeros(len(packed), self.classes * self.longest, packed.shape[-1])

@@ -1,13 +1,9 @@
-"""What is trained and measured on one data set: the protocol of the literature, and the adapter that is delivered.
-
-- *base to novel*: an adapter trained on the base classes alone, tested on base and on novel classes (never their union).
-- *all classes*: an adapter trained on every class; the best seed on validation pictures is the deliverable.
-"""
+"""One data set and one backbone: adapters trained on its shots, and what they are worth on its pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,31 +11,36 @@ from statistics import mean, stdev
 import torch
 from torch import Tensor
 
-from mmlop import backbone as backbones
 from mmlop import evaluation as ev
 from mmlop.adapter import Adapter, AdapterInfo, Origin, PromptsRecord, record
 from mmlop.backbone import Backbone
 from mmlop.classifier import Classifier
 from mmlop.config import Params
+from mmlop.configured import prompt_shape, recipe
 from mmlop.data import templates
-from mmlop.data.manifest import Manifest
-from mmlop.data.pictures import decode, prepare_files
+from mmlop.data.manifest import Fetched, Manifest, Picture
+from mmlop.data.pictures import decode, prepare_all
 from mmlop.data.splits import Split
 from mmlop.errors import MmlopError
 from mmlop.features import frozen_text, image_features
-from mmlop.losses import Consistency
 from mmlop.prompts import PromptShape
-from mmlop.training import Epoch, Fit, Recipe, Shots, fit, mode
+from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT, Training, shots_needed
+from mmlop.training import Epoch, Fit, Shots, fit_together, mode
+
+RANKED_BY = ("validation", "accuracy_estimate")
+FOLDS = 5  # of the estimate where pictures are too few for a test part
 
 Metrics = dict[str, float]  # percent
-OnEpoch = Callable[[int, Epoch], None]
+OnEpoch = Callable[[int, dict[int, Epoch]], None]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: the adapter, what it reached, and how it got there."""
+    """One training of one seed: the adapter, what it reached, and how it got there."""
 
+    training: Training
     adapter: Adapter
+    metrics: Metrics
     history: list[Epoch]
     trained_on: tuple[str, ...]  # content hashes of the pictures
 
@@ -47,119 +48,206 @@ class Trained:
 class Bench:
     """One data set and one backbone, with everything that several seeds share loaded once."""
 
-    def __init__(self, params: Params, backbone: Backbone, folder: Path, split: Split) -> None:
-        """``folder`` holds the pictures and manifest.json. Raises MmlopError if the split was drawn from other data or for
-        other shots and seeds, or the prompts do not fit into the backbone."""
-        self.params, self.backbone, self.folder, self.split = params, backbone, folder, split
-        self.manifest = Manifest.load(folder / "manifest.json")
+    def __init__(self, params: Params, backbone: Backbone, data: Fetched, split: Split) -> None:
+        """Raises MmlopError if the split was drawn from other data or for other shots and seeds, or the prompts do not fit
+        into the backbone."""
+        self.params, self.backbone, self.data, self.split = params, backbone, data, split
         if split.manifest != self.manifest.hash:
             raise MmlopError(f"The splits of {self.name} were drawn from other data: make them again (`dvc repro split`).")
-        if split.shots != params.fewshot.shots or not set(params.fewshot.seeds) <= set(split.draws):
-            raise MmlopError(
-                f"The splits of {self.name} hold {split.shots} shots for the seeds {', '.join(map(str, split.draws))}, not "
-                f"what fewshot in params.yaml asks for: make them again (`dvc repro split`)."
-            )
-        self.shape = prompt_shape(params, backbone)
+        for shots in shots_needed(params):
+            if not set(params.fewshot.seeds) <= set(split.draws.get(shots, ())):
+                raise MmlopError(
+                    f"The splits of {self.name} do not hold {shots} shots for every seed that params.yaml asks for: make "
+                    f"them again (`dvc repro split`)."
+                )
         self.recipe = recipe(params, backbone)
         self.anchor_templates = templates.get(params.profile.templates)
         self.checkpoints: Path | None = None
         self._prepared: dict[str, tuple[Tensor, Tensor]] = {}
+        prompt_shape(params, backbone)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.data.manifest
 
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether there are pictures to test on, or all are needed for training."""
+        return self.manifest.split != "k-fold"
+
+    @cached_property
+    def labels(self) -> range:
+        return range(len(self.manifest.classes))
 
     @cached_property
     def anchors(self) -> Tensor:
         """w [C, d] of all classes."""
         return frozen_text(self.backbone, self.manifest.classes, self.anchor_templates)
 
+    @cached_property
+    def _shots_by_path(self) -> dict[str, Picture]:
+        drawn = {path for seeds in self.split.draws.values() for draw in seeds.values() for path in draw.train}
+        return {picture.path: picture for picture in self.manifest.pictures if picture.path in drawn}
+
     def prepared(self, part: str) -> tuple[Tensor, Tensor]:
         """Pictures [N, 3, S, S] (uint8) and labels [N] of a part, decoded once."""
         if part not in self._prepared:
-            found = self.manifest.of(part)
-            paths = [self.folder / picture.path for picture in found]
-            self._prepared[part] = (
-                prepare_files(paths, self.backbone.preprocessing.size),
-                torch.tensor([picture.label for picture in found], dtype=torch.long),
-            )
+            self._prepared[part] = self._prepare(self.manifest.of(part))
         return self._prepared[part]
 
     def load(self) -> None:
         """Decode and encode now what the seeds share, before they start side by side."""
-        _ = self.anchors
-        for part in ("val", "test"):
+        _ = self.anchors, self._shots_by_path
+        for part in ("val", "test") if self.has_parts else ():
             self.prepared(part)
 
     def zero_shot(self) -> Metrics:
         """Accuracies of the frozen CLIP with the data set's template."""
-        pictures, labels = self.prepared("test")
+        pictures, labels = self.prepared("test" if self.has_parts else "train")
         images = image_features(self.backbone, pictures)
         text = frozen_text(self.backbone, self.manifest.classes, [self.manifest.template])
+        halves = {"base": self.split.base, "novel": self.split.novel}
         return self._accuracies(
             lambda rows, classes: (self.backbone.logit_scale * images[rows] @ text[classes].T).cpu(),
             labels,
-            {"base": self.split.base, "novel": self.split.novel, "accuracy": range(len(self.manifest.classes))},
+            (halves if self.has_parts and self.params.protocols.base_to_novel else {}) | {"accuracy": self.labels},
         )
 
-    def base_to_novel(self, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Metrics, list[Epoch]]:
-        """Train on the base classes; accuracies on the test pictures of base and novel classes."""
-        trained = self.train(seed, self.split.base, on_epoch)
-        classifier = Classifier(trained.adapter, self.backbone)
-        pictures, labels = self.prepared("test")
-        metrics = self._accuracies(
-            lambda rows, classes: classifier.logits(pictures[rows], [self.manifest.classes[c] for c in classes]),
-            labels,
-            {"base": self.split.base, "novel": self.split.novel},
-        )
-        return metrics, trained.history
+    def run(self, training: Training, seeds: Sequence[int], on_epoch: OnEpoch | None = None) -> dict[int, Trained]:
+        """Train by a protocol, all ``seeds`` together, and measure what it wants on the data set's own pictures."""
+        labels = self.split.base if training.protocol == BASE_TO_NOVEL else self.labels
+        trained = self.train(training, seeds, labels, on_epoch)
+        if training.protocol == BASE_TO_NOVEL:
+            return {seed: replace(one, metrics=self._halves(one.adapter)) for seed, one in trained.items()}
+        if training.protocol == FEW_SHOT:
+            return {seed: replace(one, metrics=self._on_part(one.adapter, "test")) for seed, one in trained.items()}
+        if training.protocol == ALL_CLASSES:
+            estimates = {} if self.has_parts else self._estimates(training, seeds)
+            return {seed: self._delivered(one, estimates.get(seed, {})) for seed, one in trained.items()}
+        return trained  # measured on other data sets
 
-    def all_classes(self, seed: int, on_epoch: OnEpoch | None = None) -> Trained:
-        """Train on every class; `validation` is what seeds are ranked by, `accuracy` and `ece` are of test pictures."""
-        trained = self.train(seed, range(len(self.manifest.classes)), on_epoch)
-        classifier = Classifier(trained.adapter, self.backbone)
-        metrics: Metrics = {}
-        for part, name in (("val", "validation"), ("test", "accuracy")):
-            pictures, labels = self.prepared(part)
-            if len(labels):
-                logits = classifier.logits(pictures)
-                metrics[name] = _round(ev.top1(logits, labels))
-                if part == "test":
-                    metrics["ece"] = _round(ev.calibration_error(logits, labels))
-        info = trained.adapter.info.model_copy(update={"metrics": metrics})
-        return Trained(Adapter(trained.adapter.factors, info), trained.history, trained.trained_on)
-
-    def train(self, seed: int, labels: Iterable[int], on_epoch: OnEpoch | None = None) -> Trained:
-        """Train on the shots of ``seed`` that belong to ``labels`` (renumbered from 0 in that order)."""
+    def train(
+        self,
+        training: Training,
+        seeds: Sequence[int],
+        labels: Iterable[int],
+        on_epoch: OnEpoch | None = None,
+        without: frozenset[str] = frozenset(),
+    ) -> dict[int, Trained]:
+        """Train on the shots of each seed that belong to ``labels`` (renumbered from 0 in that order), but for the paths
+        ``without``."""
         order = {label: index for index, label in enumerate(labels)}
-        by_path = {picture.path: picture for picture in self.manifest.of("train")}
-        shots = [picture for path in self.split.draws[seed].train if (picture := by_path[path]).label in order]
         classes = tuple(self.manifest.classes[label] for label in order)
-        result = fit(
+        shots = {seed: self._shots(training.shots, seed, order, without) for seed in seeds}
+        shape = prompt_shape(self.params, self.backbone, training.depth)
+        found = fit_together(
             self.backbone,
-            self.shape,
-            self.recipe,
-            Shots(
-                [decode(self.folder / picture.path) for picture in shots],
-                torch.tensor([order[picture.label] for picture in shots]),
-                classes,
-                self.manifest.template,
-                self.anchors[list(order)],
-            ),
-            seed,
+            shape,
+            replace(self.recipe, epochs=training.epochs or self.recipe.epochs),
+            {
+                seed: Shots(
+                    [decode(self.data, picture) for picture in pictures],
+                    torch.tensor([order[picture.label] for picture in pictures]),
+                    classes,
+                    self.manifest.template,
+                    self.anchors[list(order)],
+                )
+                for seed, pictures in shots.items()
+            },
             self.name,
             self.checkpoints,
             on_epoch,
         )
-        return Trained(self._adapter(result, classes, seed), result.history, tuple(p.content for p in shots))
+        return {
+            seed: Trained(
+                training,
+                self._adapter(result, shape, classes, training, seed, len(seeds)),
+                {},
+                result.history,
+                tuple(picture.content for picture in shots[seed]),
+            )
+            for seed, result in found.items()
+        }
+
+    def _shots(self, shots: int, seed: int, labels: Container[int], without: Container[str] = ()) -> list[Picture]:
+        drawn = (self._shots_by_path[path] for path in self.split.draws[shots][seed].train if path not in without)
+        return [picture for picture in drawn if picture.label in labels]
 
     def confusion(self, adapter: Adapter) -> list[list[int]]:
-        """Counts of (label, prediction) over the test pictures of all classes."""
+        """Counts of (label, prediction) over the test pictures of all classes; none without a test part."""
         pictures, labels = self.prepared("test")
-        return ev.confusion(Classifier(adapter, self.backbone).logits(pictures), labels).tolist()
+        return ev.confusion(Classifier(adapter, self.backbone).logits(pictures), labels).tolist() if len(labels) else []
+
+    def _prepare(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        labels = torch.tensor([picture.label for picture in pictures], dtype=torch.long)
+        return prepare_all(self.data, pictures, self.backbone.preprocessing.size), labels
+
+    def _halves(self, adapter: Adapter) -> Metrics:
+        """Accuracies on test pictures of base and of novel classes, each among their own candidates."""
+        classifier = Classifier(adapter, self.backbone)
+        pictures, labels = self.prepared("test")
+        return self._accuracies(
+            lambda rows, classes: classifier.logits(pictures[rows], [self.manifest.classes[c] for c in classes]),
+            labels,
+            {"base": self.split.base, "novel": self.split.novel},
+        )
+
+    def _delivered(self, trained: Trained, estimate: Metrics) -> Trained:
+        """`validation` is what seeds are ranked by, `accuracy` and `ece` are of test pictures; where there are neither,
+        ``estimate`` takes their place."""
+        if self.has_parts:
+            metrics = self._on_part(trained.adapter, "test")
+            if validation := self._on_part(trained.adapter, "val"):
+                metrics["validation"] = validation["accuracy"]
+        else:
+            metrics = estimate
+        info = trained.adapter.info.model_copy(update={"metrics": metrics})
+        return replace(trained, adapter=Adapter(trained.adapter.factors, info), metrics=metrics)
+
+    def _on_part(self, adapter: Adapter, part: str) -> Metrics:
+        """Accuracy and calibration error among all classes of the adapter; nothing for a part without pictures."""
+        pictures, labels = self.prepared(part)
+        if not len(labels):
+            return {}
+        logits = Classifier(adapter, self.backbone).logits(pictures)
+        return {"accuracy": _round(ev.top1(logits, labels)), "ece": _round(ev.calibration_error(logits, labels))}
+
+    def _estimates(self, training: Training, seeds: Sequence[int]) -> dict[int, Metrics]:
+        """`accuracy_estimate` by k-fold: every shot is classified by an adapter that was trained on other folds. A class
+        with a single picture keeps it for training. Nothing where no class has two."""
+        hits: dict[int, list[Tensor]] = {seed: [] for seed in seeds}
+        for seed in seeds:
+            for fold in filter(None, self._folds(self._shots(training.shots, seed, self.labels))):
+                without = frozenset(picture.path for picture in fold)
+                other = self.train(training, [seed], self.labels, without=without)[seed]
+                prepared, labels = self._prepare(fold)
+                hits[seed].append(Classifier(other.adapter, self.backbone).logits(prepared).argmax(dim=1) == labels)
+        return {
+            seed: {"accuracy_estimate": _round(100 * torch.cat(found).double().mean().item())} if found else {}
+            for seed, found in hits.items()
+        }
+
+    @staticmethod
+    def _folds(shots: list[Picture]) -> list[list[Picture]]:
+        """Each class with two pictures or more dealt out in order of content, so that folds are the same for ever."""
+        by_label: dict[int, list[Picture]] = {}
+        for picture in sorted(shots, key=lambda p: p.content):
+            by_label.setdefault(picture.label, []).append(picture)
+        folds: list[list[Picture]] = [[] for _ in range(FOLDS)]
+        for group in by_label.values():
+            for index, picture in enumerate(group if len(group) > 1 else ()):
+                folds[index % FOLDS].append(picture)
+        return folds
 
     def _accuracies(
-        self, logits: Callable[[Tensor, list[int]], Tensor], labels: Tensor, groups: dict[str, Sequence[int]]
+        self,
+        logits: Callable[[Tensor, list[int]], Tensor],
+        labels: Tensor,
+        groups: Mapping[str, Sequence[int]],
     ) -> Metrics:
         """Accuracy and calibration error of each group of classes, among its own candidates; the harmonic mean of base and
         novel."""
@@ -177,9 +265,13 @@ class Bench:
             metrics["hm"] = ev.harmonic_mean(metrics["base"], metrics["novel"])
         return {name: _round(value) for name, value in metrics.items()}
 
-    def _adapter(self, result: Fit, classes: tuple[str, ...], seed: int) -> Adapter:
+    def _adapter(
+        self, result: Fit, shape: PromptShape, classes: tuple[str, ...], training: Training, seed: int, together: int
+    ) -> Adapter:
+        params = self.params.resolved()
+        params["prompts"]["depth"], params["train"]["epochs"] = shape.depth, len(result.history)
         info = AdapterInfo(
-            prompts=PromptsRecord(**asdict(self.shape)),
+            prompts=PromptsRecord(**asdict(shape)),
             drift_correction=self.recipe.drift_correction,
             backbone=record(self.backbone),
             classes=classes,
@@ -190,56 +282,22 @@ class Bench:
                 dataset=self.name,
                 data_hash=self.manifest.hash,
                 split_hash=self.split.hash,
-                shots=self.split.shots,
+                shots=training.shots,
                 seed=seed,
-                params=self.params.resolved(),
-                mode=mode(self.backbone),
+                params=params,
+                mode=mode(self.backbone, together),
             ),
             metrics={},
         )
         return Adapter(result.factors, info)
 
 
-def load_backbone(params: Params) -> Backbone:
-    """The configured backbone, frozen, on the configured device."""
-    profile = params.profile
-    return backbones.load(profile.architecture, profile.weights, profile.precision, params.device, profile.resolution)
-
-
-def prompt_shape(params: Params, backbone: Backbone) -> PromptShape:
-    """Raises MmlopError if the prompts are deeper than the shallower encoder."""
-    deepest = min(backbone.vision_layers, backbone.text_layers)
-    if params.depth > deepest:
-        raise MmlopError(
-            f"prompts.depth is {params.depth}, but {backbone.name} has {backbone.vision_layers} image and "
-            f"{backbone.text_layers} text blocks: choose 1 to {deepest}."
-        )
-    return PromptShape(
-        params.depth, params.tokens, params.rank, backbone.vision_width, backbone.text_width, params.prompts.shared
+def best(trained: Mapping[int, Trained]) -> int:
+    """The seed whose adapter is best on validation pictures, or by its estimate without such (the first of equals, or where
+    there is neither)."""
+    return max(
+        trained, key=lambda seed: next((trained[seed].metrics[m] for m in RANKED_BY if m in trained[seed].metrics), 0.0)
     )
-
-
-def recipe(params: Params, backbone: Backbone) -> Recipe:
-    """The configured recipe, with the consistency weights scaled to the backbone."""
-    train, loss = params.train, params.loss
-    return Recipe(
-        epochs=params.epochs,
-        batch_size=train.batch_size,
-        learning_rate=params.learning_rate,
-        warmup_epochs=train.warmup_epochs,
-        warmup_rate=train.warmup_rate,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-        crop=params.crop,
-        flip=params.flip,
-        consistency=Consistency(loss.text, loss.image, loss.logits).scaled_to(backbone.embed_dim, backbone.logit_scale),
-        drift_correction=loss.drift_correction,
-    )
-
-
-def best(trained: dict[int, Trained]) -> int:
-    """The seed whose adapter is best on validation pictures (the first of equals; the first where there are none)."""
-    return max(trained, key=lambda seed: trained[seed].adapter.info.metrics.get("validation", 0.0))
 
 
 def summarise(per_seed: Iterable[Metrics]) -> Metrics:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmlop.backbone import Backbone
-from mmlop.encode import encode_image, encode_text
+from mmlop.encode import Packing, encode_image, encode_text
 from mmlop.losses import correct_drift, unit
 
 CHUNK = 256  # texts or pictures per forward pass without gradients
@@ -47,10 +47,10 @@ def prompted_tokens(backbone: Backbone, class_names: Sequence[str], prompts: int
 
 
 def prompted_text(
-    backbone: Backbone, tokens: Tensor, prompts: Tensor, frozen: Tensor, drift_correction: bool = True
+    backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor, frozen: Tensor, drift_correction: bool = True
 ) -> Tensor:
-    """w* [..., C, d]: prompted text features of ``tokens`` [C, L] under ``prompts`` [..., J, n, d_t], corrected for what
-    moved all of them alike away from the ``frozen`` anchors [C, d]."""
+    """w* [..., C, d]: prompted text features of ``tokens`` [C, L] (or their packing) under ``prompts`` [..., J, n, d_t],
+    corrected for what moved all of them alike away from the ``frozen`` anchors [C, d]."""
     features = unit(encode_text(backbone, tokens, prompts))
     return correct_drift(features, frozen) if drift_correction else features
 

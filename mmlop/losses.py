@@ -52,31 +52,31 @@ def correct_drift(prompted: Tensor, frozen: Tensor) -> Tensor:
 
 
 def kl_per_logit(frozen_logits: Tensor, logits: Tensor) -> Tensor:
-    """``sum p (log p - log p') / (B * C)``, p from the frozen logits [B, C]; divided by the number of logits as in
-    PromptSRC."""
+    """``sum p (log p - log p') / (B * C)`` [...], p from the frozen logits [..., B, C]; divided by the number of logits as
+    in PromptSRC."""
     p, q = F.log_softmax(frozen_logits, dim=-1), F.log_softmax(logits, dim=-1)
-    return F.kl_div(q, p, reduction="sum", log_target=True) / logits.numel()
+    return F.kl_div(q, p, reduction="none", log_target=True).mean(dim=(-2, -1))
 
 
 def loss_terms(
-    image: Tensor,  # f' [B, d]
-    text: Tensor,  # w* [C, d]
-    frozen_image: Tensor,  # f [B, d]
+    image: Tensor,  # f' [..., B, d]
+    text: Tensor,  # w* [..., C, d]
+    frozen_image: Tensor,  # f [..., B, d]
     frozen_text: Tensor,  # w [C, d]
-    labels: Tensor,  # [B]
+    labels: Tensor,  # [..., B]
     logit_scale: float,  # tau
     weights: Consistency,
 ) -> dict[str, Tensor]:
-    """The weighted terms and their sum:
+    """The weighted terms and their sum, [...] each; leading dimensions are trainings side by side:
 
     loss = CE(p', y) + lambda_t * mean|w* - w| + lambda_v * mean|f' - f| + lambda_l * KL(p || p')
     """
-    logits = logit_scale * image @ text.T  # [B, C]
-    terms = {"ce": F.cross_entropy(logits, labels)}
+    logits = logit_scale * image @ text.mT  # [..., B, C]
+    terms = {"ce": -F.log_softmax(logits, dim=-1).gather(-1, labels[..., None]).mean(dim=(-2, -1))}
     if weights.text:
-        terms["text"] = weights.text * F.l1_loss(text, frozen_text)
+        terms["text"] = weights.text * (text - frozen_text).abs().mean(dim=(-2, -1))
     if weights.image:
-        terms["image"] = weights.image * F.l1_loss(image, frozen_image)
+        terms["image"] = weights.image * (image - frozen_image).abs().mean(dim=(-2, -1))
     if weights.logits:
         terms["kl"] = weights.logits * kl_per_logit(logit_scale * frozen_image @ frozen_text.T, logits)
-    return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+    return {"loss": torch.stack(list(terms.values())).sum(dim=0), **terms}

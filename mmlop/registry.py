@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmlop import config
 from mmlop.errors import MmlopError, listing
 from mmlop.resolving import resolve
-from mmlop.store import TrackingUnavailable, answering, connect, home, mlflow
-from mmlop.tracking import Results, lineage, log_run
+from mmlop.store import TrackingUnavailable, answering, connect, mlflow
+from mmlop.tracking import Results, lineage, log_run, log_transfer
 from mmlop.versions import Version, model_name, names, version_of, versions_of
 
 if TYPE_CHECKING:
     from mmlop.champion import Decision
 
-__all__ = ["Published", "Version", "model_name", "promote", "publish", "register", "resolve", "sync", "versions"]
+__all__ = [
+    "Published",
+    "Version",
+    "model_name",
+    "promote",
+    "publish",
+    "publish_transfer",
+    "register",
+    "resolve",
+    "sync",
+    "versions",
+]
 
 CHAMPION, PREVIOUS = "champion", "previous"
 LINEAGE = ("mmlop.git_commit", "mmlop.git_dirty", "mmlop.dvc_experiment", "mmlop.flow_run_id")  # tags, run to version
@@ -67,12 +79,12 @@ def promote(
     version: int,
     settings: config.Champion,
     force: str | None = None,
-    data: Path | None = None,
+    root: Path | None = None,
     device: str = "cpu",
 ) -> Decision:
     """Let a version challenge the champion, by the rule in ``mmlop.champion``; ``force``, a reason, decides by hand.
 
-    ``data`` holds the pictures and manifest.json (data/<dataset> of the project for None). The decision is stored as tags
+    ``root`` is the project whose data they are compared on (the current one for None). The decision is stored as tags
     of the version. Raises MmlopError if there is no such version.
     """
     if force is not None and not force.strip():
@@ -81,8 +93,7 @@ def promote(
     with answering():
         challenger = version_of(client, name, str(version))
         champion = next((one for one in versions_of(client, name) if CHAMPION in one.aliases), None)
-        data = data or config.root() / "data" / dataset
-        decision = _decide(client, champion, challenger, settings, force, data, device)
+        decision = _decide(client, champion, challenger, settings, force, root or config.root(), device)
         if decision.promotes:
             if champion is not None:
                 client.set_registered_model_alias(name, PREVIOUS, champion.version)
@@ -112,13 +123,12 @@ def publish(run_folder: Path, lineage: Mapping[str, str], register: bool = True)
         if "mmlop.decision" in version.tags:
             return Published(results.dataset, run_id, version)
         params = config.load(root / "params.yaml")
-        data = root / "data" / results.dataset
-        decision = promote(results.dataset, version.version, params.champion, data=data, device=params.device)
+        decision = promote(results.dataset, version.version, params.champion, root=root, device=params.device)
     return Published(results.dataset, run_id, version, new, decision)
 
 
 def sync(root: Path, dataset: str | None = None) -> list[Published]:
-    """Publish what is in ``root/runs`` (of one data set) and not yet in MLflow.
+    """Publish what is in ``root/runs`` and ``root/results/transfer`` (of one data set) and not yet in MLflow.
 
     Raises MmlopError, once all others are done, naming every data set whose results cannot be published.
     """
@@ -128,19 +138,28 @@ def sync(root: Path, dataset: str | None = None) -> list[Published]:
         raise MmlopError(f"runs/{dataset}/run.json does not exist (runs/ holds {there}): train it first, or `dvc pull`.")
     connect()  # a server that is down should be one sentence, not one per data set
     where = lineage()
+    moved = sorted((root / "results" / "transfer").glob(f"{dataset or '*'}/*.jsonl"))
+    waiting: list[Callable[[], Published]] = [
+        *(partial(publish, folder, where) for name, folder in found.items() if dataset in (None, name)),
+        *(partial(publish_transfer, file, where) for file in moved),
+    ]
     done: list[Published] = []
     failed: list[str] = []
-    for name, folder in found.items():
-        if dataset in (None, name):
-            try:
-                done.append(publish(folder, where))
-            except TrackingUnavailable:
-                raise
-            except MmlopError as error:
-                failed.append(str(error))
+    for one in waiting:
+        try:
+            done.append(one())
+        except TrackingUnavailable:
+            raise
+        except MmlopError as error:
+            failed.append(str(error))
     if failed:
         raise MmlopError(" ".join(failed))
     return done
+
+
+def publish_transfer(file: Path, lineage: Mapping[str, str]) -> Published:
+    """Log ``results/transfer/<source>/<target>.jsonl``, once."""
+    return Published(f"{file.parent.name} -> {file.stem}", log_transfer(file, lineage))
 
 
 def _register(results: Results, run_id: str) -> tuple[Version, bool]:
@@ -188,11 +207,12 @@ def _decide(
     challenger: Version,
     settings: config.Champion,
     force: str | None,
-    data: Path,
+    root: Path,
     device: str,
 ) -> Decision:
     """What becomes of a challenger. A champion that cannot be scored here keeps its place until a person decides."""
     from mmlop import champion as rule
+    from mmlop.data import datasets
 
     new = challenger.version
     if champion is None:
@@ -206,6 +226,7 @@ def _decide(
     try:
         seen = _trained_on(client, champion) | _trained_on(client, challenger)
         before, after = (resolve(f"models:/{name}/{number}") for number in (old, new))
+        data = datasets.fetched(dataset, config.load(root / "params.yaml"), root)
         comparison = rule.challenge(before, after, data, seen, device)
     except TrackingUnavailable:
         raise
@@ -246,6 +267,6 @@ def _decision_tags(decision: Decision, force: str | None) -> dict[str, str]:
 
 
 def _lock_file(dataset: str) -> Path:
-    file = home() / ".mmlop" / f"publish-{dataset}.lock"
+    file = config.home() / ".mmlop" / f"publish-{dataset}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

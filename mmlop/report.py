@@ -8,23 +8,35 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from mmlop import tables
+from mmlop.config import Params
 from mmlop.errors import MmlopError
 from mmlop.evaluation import harmonic_mean
 from mmlop.files import write_json, write_text
+from mmlop.protocols import CROSS_DATASET, DOMAIN_GENERALISATION, FEW_SHOT, IN_DOMAIN
 
 Record = dict[str, Any]
-BASE_TO_NOVEL = ("base", "novel", "hm")
-CAPTION = "Test accuracy in percent; mean and standard deviation over seeds."
+Summary = dict[str, Any]
+OWN = ("base", "novel", "hm", "accuracy", "accuracy_estimate")  # metrics of a data set's own adapters
+TRANSFERS = (IN_DOMAIN, CROSS_DATASET, DOMAIN_GENERALISATION)
 
 
-def write(root: Path, datasets: Sequence[str]) -> dict[str, Any]:
-    """Write reports/ from results/ and return the summary. Raises MmlopError for a data set without results."""
-    records = [record for dataset in datasets for record in read(root / "results" / f"{dataset}.jsonl")]
+def files(root: Path, params: Params) -> list[Path]:
+    """The result files of everything that is configured."""
+    folder, transfer = root / "results", params.protocols.transfer
+    own = [folder / f"{dataset}.jsonl" for dataset in params.datasets]
+    pairs = [(source, target) for source in transfer.sources for target in transfer.targets]
+    return own + [folder / "transfer" / source / f"{target}.jsonl" for source, target in pairs]
+
+
+def write(root: Path, results: Sequence[Path]) -> Summary:
+    """Write reports/ from result files and return the summary. Raises MmlopError for one that is missing or damaged."""
+    records = [record for file in results for record in read(file)]
     summary = summarise(records)
     lines = [json.dumps(record, sort_keys=True) for record in records]
     write_text(root / "reports" / "results.jsonl", "\n".join(lines) + "\n")
     write_json(root / "reports" / "summary.json", summary)
-    write_text(root / "reports" / "summary.md", to_markdown(summary))
+    write_text(root / "reports" / "summary.md", tables.to_markdown(summary))
     return summary
 
 
@@ -37,55 +49,64 @@ def read(file: Path) -> list[Record]:
         raise MmlopError(f"{file} is damaged ({error}): run `dvc repro` again.") from error
 
 
-def summarise(records: Sequence[Record]) -> dict[str, Any]:
-    """``{"datasets": {name: {method: {metric: mean over seeds, metric_std: ...}}}, "mean": {method: {...}}}``.
+def summarise(records: Sequence[Record]) -> Summary:
+    """Means over seeds, each with ``<metric>_std`` beside it:
 
-    The mean's `hm` is the harmonic mean of the mean base and novel accuracy, as papers print it; its spread is that of the
-    means of single seeds.
+    - ``datasets``: ``{name: {method: {metric: ...}}}`` of adapters on their own data set, and their ``mean``. The mean's
+      `hm` is the harmonic mean of the mean base and novel accuracy, as papers print it; its spread is that of the means of
+      single seeds.
+    - ``few_shot``: ``{name: {method: {shots: {"accuracy": ...}}}}``, where measured
+    - ``transfer``: ``{source: {protocol: {target: {method: {"accuracy": ...}}}}}``, where measured, with the ``mean`` of
+      the targets of each protocol among them
+    - ``own_split``: the data sets whose numbers do not compare with those of papers
     """
-    values: dict[str, dict[str, dict[str, dict[Any, float]]]] = {}  # data set, method, metric, seed
-    for record in records:
-        if record["metric"] in (*BASE_TO_NOVEL, "accuracy"):
-            by_metric = values.setdefault(record["dataset"], {}).setdefault(record["method"], {})
-            by_metric.setdefault(record["metric"], {})[record["seed"]] = record["value"]
-    datasets = {
-        name: {method: _over_seeds(metrics) for method, metrics in methods.items()} for name, methods in values.items()
+    own = [r for r in records if r.get("protocol") not in (FEW_SHOT, *TRANSFERS) and r["metric"] in OWN]
+    values = _grouped(own, "dataset", "method", "metric")
+    summary = {
+        "datasets": {name: {m: _over_seeds(found) for m, found in methods.items()} for name, methods in values.items()},
+        "mean": _mean_of_halves(values),
     }
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    everywhere = [m for m in methods if all(m in found and "base" in found[m] for found in values.values())]
-    return {"datasets": datasets, "mean": {m: _over_datasets([found[m] for found in values.values()]) for m in everywhere}}
+    if few := [r for r in records if r.get("protocol") == FEW_SHOT and r["metric"] == "accuracy"]:
+        summary["few_shot"] = {
+            name: {m: {str(k): _over_seeds(v) for k, v in shots.items()} for m, shots in methods.items()}
+            for name, methods in _grouped(few, "dataset", "method", "shots", "metric").items()
+        }
+    if moved := [r for r in records if r.get("protocol") in TRANSFERS and r["metric"] == "accuracy"]:
+        summary["transfer"] = {
+            source: {protocol: _over_targets(targets) for protocol, targets in protocols.items()}
+            for source, protocols in _grouped(moved, "source", "protocol", "dataset", "method", "metric").items()
+        }
+    if marked := sorted({r["dataset"] for r in records if r.get("split") == "own"}):
+        summary["own_split"] = marked
+    return summary
 
 
-def table(summary: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """The summary as (method, metric) per column after the first, and a row per data set and for their mean."""
-    methods = list(summary["mean"])
-    ours = [method for method in methods if method != "zero_shot"]
-    header = [(m.replace("_", "-"), name) for m in methods for name in ("base", "novel", "HM")]
-    rows = [_row(name, found, methods, ours) for name, found in summary["datasets"].items()]
-    rows.append(_row("mean", summary["mean"], methods, ours))
-    return [*header, *((m, "gain in HM") for m in ours)], rows
+def _grouped(records: Sequence[Record], *keys: str) -> dict[str, Any]:
+    """Values by seed, nested under the values of ``keys`` in order of appearance."""
+    tree: dict[str, Any] = {}
+    for record in records:
+        level = tree
+        for key in keys:
+            level = level.setdefault(record[key], {})
+        level[record["seed"]] = record["value"]
+    return tree
 
 
-def to_markdown(summary: dict[str, Any]) -> str:
-    """One row per data set: zero-shot and each method's base, novel and harmonic mean, in percent."""
-    header, rows = table(summary)
-    rows[-1][0] = f"**{rows[-1][0]}**"
-    lines = [["data set", *map(" ".join, header)], ["---"] + ["---:"] * len(header), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\n{CAPTION}\n"
+def _mean_of_halves(values: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Over the data sets with base and novel classes, of the methods that all of those have."""
+    halved = [methods for methods in values.values() if any("base" in found for found in methods.values())]
+    methods = list(dict.fromkeys(method for found in halved for method in found))
+    everywhere = [m for m in methods if all("base" in found.get(m, {}) for found in halved)]
+    return {m: _over_datasets([found[m] for found in halved]) for m in everywhere}
 
 
-def _row(name: str, found: dict[str, Any], methods: list[str], ours: list[str]) -> list[str]:
-    cells = [_cell(found[method], metric) for method in methods for metric in BASE_TO_NOVEL]
-    gains = [f"{found[m]['hm'] - found['zero_shot']['hm']:+.1f}" if "hm" in found[m] else "" for m in ours]
-    return [name, *cells, *gains]
-
-
-def _cell(metrics: dict[str, float], name: str) -> str:
-    if name not in metrics:
-        return ""
-    spread = f" ± {metrics[f'{name}_std']:.1f}" if f"{name}_std" in metrics else ""
-    return f"{metrics[name]:.1f}{spread}"
+def _over_targets(targets: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Each target's means over seeds; where there are several targets, also the mean over them, seed by seed."""
+    found = {name: {m: _over_seeds(metrics) for m, metrics in methods.items()} for name, methods in targets.items()}
+    if len(targets) > 1:
+        methods = next(iter(targets.values()))
+        found["mean"] = {m: _over_datasets([methods[m] for methods in targets.values()]) for m in methods}
+    return found
 
 
 def _over_seeds(metrics: dict[str, dict[Any, float]]) -> dict[str, float]:
@@ -98,8 +119,9 @@ def _over_seeds(metrics: dict[str, dict[Any, float]]) -> dict[str, float]:
 
 
 def _over_datasets(found: list[dict[str, dict[Any, float]]]) -> dict[str, float]:
-    seeds = list(found[0]["base"])
-    if any(set(one["base"]) != set(seeds) for one in found):
+    first = "base" if "base" in found[0] else "accuracy"
+    seeds = list(found[0][first])
+    if any(set(one[first]) != set(seeds) for one in found):
         raise MmlopError("The data sets have results of different seeds, which have no common mean: run `dvc repro` first.")
     means = {
         name: [mean(one[name][seed] for one in found) for seed in seeds]

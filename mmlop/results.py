@@ -9,8 +9,7 @@ results/<dataset>.json, .csv   the same as DVC's metrics and plots
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,120 +17,141 @@ from typing import Any
 from mmlop import adapter as adapters
 from mmlop.experiment import Bench, Metrics, Trained, best, summarise
 from mmlop.files import replacing, write_json, write_text
-from mmlop.training import Epoch, mode
+from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT
+from mmlop.training import Epoch
 
 Run = dict[str, Any]
+Record = dict[str, Any]
+
+HEADLINES = ("base", "novel", "hm", "accuracy")
 
 
-@dataclass(frozen=True)
-class SeedResult:
-    """One seed: the base-to-novel metrics with their training's history, and the adapter on all classes."""
-
-    base_to_novel: Metrics
-    history: list[Epoch]
-    all_classes: Trained
-
-
-def write(root: Path, bench: Bench, seeds: dict[int, SeedResult]) -> Run:
+def write(root: Path, bench: Bench, seeds: dict[int, list[Trained]]) -> Run:
     """Choose the deliverable and write every file of the data set; returns what run.json holds."""
-    chosen = best({seed: result.all_classes for seed, result in seeds.items()})
-    deliverable = seeds[chosen].all_classes
-    run = _describe(bench, seeds)
+    delivered = {seed: trained[-1] for seed, trained in seeds.items()}  # the last of `protocols.trainings`
+    chosen = best(delivered)
+    run = _describe(bench, seeds, delivered[chosen])
     with replacing(root / "runs" / bench.name) as folder:
         folder.mkdir()
-        deliverable.adapter.save(folder / "adapter")
+        delivered[chosen].adapter.save(folder / "adapter")
         run["deliverable"] = {
             "seed": chosen,
             "identity": adapters.identity(folder / "adapter"),
-            "metrics": deliverable.adapter.info.metrics,
-            "confusion": bench.confusion(deliverable.adapter),
-            "trained_on": sorted(deliverable.trained_on),
+            "metrics": delivered[chosen].metrics,
+            "confusion": bench.confusion(delivered[chosen].adapter),
+            "trained_on": sorted(delivered[chosen].trained_on),
         }
         write_json(folder / "run.json", run)
     results = root / "results"
-    lines = [json.dumps(record, sort_keys=True) for record in records(run)]
-    write_text(results / f"{bench.name}.jsonl", "\n".join(lines) + "\n")
-    names = ("base", "novel", "hm", "accuracy")
-    spread = tuple(f"{name}_std" for name in names)
-    write_json(
-        results / f"{bench.name}.json",
-        {
-            "zero_shot": {name: run["zero_shot"][name] for name in names if name in run["zero_shot"]},
-            run["method"]: {name: run["summary"][name] for name in names + spread if name in run["summary"]},
-        },
-    )
-    write_text(results / f"{bench.name}.csv", _curve([result.history for result in seeds.values()]))
+    write_records(results / f"{bench.name}.jsonl", records(run))
+    write_json(results / f"{bench.name}.json", _metrics(run))
+    write_text(results / f"{bench.name}.csv", _curve([trained[0].history for trained in seeds.values()]))
     return run
 
 
-def records(run: Run) -> Iterator[dict[str, Any]]:
-    """One record per (dataset, protocol, method, shots, seed, metric) with its value in percent."""
+def write_records(file: Path, found: Iterable[Record]) -> None:
+    write_text(file, "".join(json.dumps(record, sort_keys=True) + "\n" for record in found))
 
-    def record(protocol: str, method: str, shots: int, seed: int | None, metric: str, value: float) -> dict[str, Any]:
-        about = {"dataset": run["dataset"], "protocol": protocol, "method": method, "shots": shots, "seed": seed}
-        return about | {"metric": metric, "value": value}
 
+def records(run: Run) -> Iterator[Record]:
+    """One record per measured number, in percent, in the schema of every protocol."""
+    about = {"dataset": run["dataset"], "source": run["dataset"], "split": run["data"]["split"]}
     for metric, value in sorted(run["zero_shot"].items()):
-        protocol = "all_classes" if metric in ("accuracy", "ece") else "base_to_novel"
-        yield record(protocol, "zero_shot", 0, None, metric, value)
-    shots = run["params"]["fewshot"]["shots"]
-    for seed, protocols in run["seeds"].items():
-        for protocol, trained in sorted(protocols.items()):
-            for metric, value in sorted(trained["metrics"].items()):
-                yield record(protocol, run["method"], shots, int(seed), metric, value)
+        protocol = ALL_CLASSES if metric in ("accuracy", "ece") else BASE_TO_NOVEL
+        yield about | {
+            "protocol": protocol,
+            "method": "zero_shot",
+            "shots": 0,
+            "seed": None,
+            "metric": metric,
+            "value": value,
+        }
+    for seed, trained in run["seeds"].items():
+        for one in trained:
+            which = {"protocol": one["protocol"], "method": run["method"], "shots": one["shots"], "seed": int(seed)}
+            for metric, value in sorted(one["metrics"].items()):
+                yield about | which | {"metric": metric, "value": value}
 
 
 def table(run: Run) -> list[dict[str, Any]]:
     """Rows for people: the zero-shot baseline, every seed, and their mean."""
     rows = [{"run": "zero-shot"} | run["zero_shot"]]
-    for seed, protocols in run["seeds"].items():
-        metrics = protocols["base_to_novel"]["metrics"] | protocols["all_classes"]["metrics"]
-        rows.append({"run": f"{run['method']} seed {seed}"} | metrics)
+    for seed, trained in run["seeds"].items():
+        rows.append({"run": f"{run['method']} seed {seed}"} | _flat(trained))
     rows.append({"run": f"{run['method']} mean"} | run["summary"])
-    names = ("base", "novel", "hm", "accuracy", "validation", "ece")
+    order = ("base", "novel", "hm", "accuracy", "accuracy_estimate", "validation", "ece")
+    curve = [name for name in run["summary"] if name.startswith("accuracy_at_") and not name.endswith("_std")]
+    names = [name for name in (*order, *curve) if any(name in row for row in rows)]
     return [{"run": row["run"]} | {name: f"{row[name]:.2f}" if name in row else "" for name in names} for row in rows]
 
 
 def sentence(run: Run) -> str:
     """The result of a data set in one line."""
     zero, ours = run["zero_shot"], run["summary"]
-    return ", ".join(f"{name} {zero[name]:.1f} -> {ours[name]:.1f}" for name in ("base", "novel", "hm") if name in ours)
+    found = [f"{name} {zero[name]:.1f} -> {ours[name]:.1f}" for name in HEADLINES if name in zero and name in ours]
+    if (estimate := ours.get("accuracy_estimate")) is not None:
+        found.append(
+            f"accuracy {zero['accuracy']:.1f} -> {estimate:.1f} (estimated by k-fold: too few pictures for a test part)"
+        )
+    return ", ".join(found)
 
 
-def _describe(bench: Bench, seeds: dict[int, SeedResult]) -> Run:
-    manifest, first = bench.manifest, next(iter(seeds.values())).all_classes.adapter
-    per_seed = [result.base_to_novel | result.all_classes.adapter.info.metrics for result in seeds.values()]
+def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained) -> Run:
+    manifest, info = bench.manifest, delivered.adapter.info
+    found = {
+        str(seed): [
+            {
+                "protocol": one.training.protocol,
+                "shots": one.training.shots,
+                "epochs": len(one.history),
+                "metrics": one.metrics,
+                "history": one.history,
+            }
+            for one in trained
+        ]
+        for seed, trained in seeds.items()
+    }
     return {
-        "format": 1,
+        "format": 2,
         "dataset": bench.name,
-        "method": first.info.method,
-        "protocol": "base_to_novel",
+        "method": info.method,
         "params": bench.params.resolved(),
         "data_hash": manifest.hash,
         "split_hash": bench.split.hash,
         "data": {
             "source": manifest.source,
             "licence": manifest.licence,
+            "split": manifest.split,
+            "skipped": len(manifest.skipped),
             "classes": len(manifest.classes),
             "pictures": len(manifest.pictures),
         },
-        "backbone": first.info.backbone.model_dump(mode="json"),
-        "mode": mode(bench.backbone),
-        "trainable": bench.shape.trainable,
+        "backbone": info.backbone.model_dump(mode="json"),
+        "mode": info.origin.mode,
+        "trainable": delivered.adapter.shape.trainable,
         "classes": list(manifest.classes),
         "zero_shot": bench.zero_shot(),
-        "seeds": {
-            str(seed): {
-                "base_to_novel": {"metrics": result.base_to_novel, "history": result.history},
-                "all_classes": {
-                    "metrics": result.all_classes.adapter.info.metrics,
-                    "history": result.all_classes.history,
-                },
-            }
-            for seed, result in seeds.items()
-        },
-        "summary": summarise(per_seed),
+        "seeds": found,
+        "summary": summarise([_flat(trained) for trained in found.values()]),
     }
+
+
+def _flat(trained: list[dict[str, Any]]) -> Metrics:
+    """The metrics of one seed under one name each; accuracies of the few-shot curve as `accuracy_at_<shots>`."""
+    flat: Metrics = {}
+    for one in trained:
+        if one["protocol"] == FEW_SHOT:
+            flat |= {f"accuracy_at_{one['shots']}": v for name, v in one["metrics"].items() if name == "accuracy"}
+        else:
+            flat |= one["metrics"]
+    return flat
+
+
+def _metrics(run: Run) -> dict[str, Metrics]:
+    """DVC's metrics: what `dvc metrics diff` should compare."""
+    wanted = {name: value for name, value in run["summary"].items() if not name.startswith(("ece", "validation"))}
+    zero_shot = {name: value for name, value in run["zero_shot"].items() if not name.startswith("ece")}
+    return {"zero_shot": zero_shot, run["method"]: wanted}
 
 
 def _curve(histories: list[list[Epoch]]) -> str:

@@ -15,8 +15,9 @@ from torch import Tensor
 from mmlop import evaluation as ev
 from mmlop.classifier import Classifier, Prediction
 from mmlop.data import folder
-from mmlop.data.manifest import PARTS, Manifest, Picture
-from mmlop.data.pictures import prepare_files
+from mmlop.data.manifest import PARTS, SPLITS, Fetched, Manifest, Picture
+from mmlop.data.pictures import prepare_all
+from mmlop.data.splits import halves
 from mmlop.errors import MmlopError, listing
 
 BATCH = 64  # pictures in memory at once
@@ -29,36 +30,33 @@ class Score:
     pictures: int
     accuracy: float  # percent
     ece: float  # percent
-    per_class: dict[str, float | None]  # percent
+    per_class: tuple[tuple[str, float | None], ...]  # name and percent; names may repeat, as two of ImageNet's do
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def score(classifier: Classifier, data: Path, part: str = "test") -> Score:
+def score(classifier: Classifier, data: Fetched, part: str = "test") -> Score:
     """Accuracies over the classes of a fetched data set, which may differ from the adapter's.
 
-    Raises MmlopError for an unknown part, a data set that was not fetched, and a part without pictures.
+    Raises MmlopError for an unknown part and a part without pictures.
     """
     if part not in PARTS:
         raise MmlopError(f"There is no part '{part}': choose one of {listing(PARTS, part)}.")
-    manifest = Manifest.load(data / "manifest.json")
+    manifest = data.manifest
     pictures = manifest.of(part)
     if not pictures:
         raise MmlopError(f"{manifest.name} has no pictures in its part '{part}'.")
     scores = logits(classifier, data, pictures, manifest.classes)
     labels = torch.tensor([picture.label for picture in pictures])
-    per_class = dict(zip(manifest.classes, ev.per_class(scores, labels), strict=True))
+    per_class = tuple(zip(manifest.classes, ev.per_class(scores, labels), strict=True))
     return Score(len(pictures), ev.top1(scores, labels), ev.calibration_error(scores, labels), per_class)
 
 
-def logits(classifier: Classifier, data: Path, pictures: Iterable[Picture], classes: Sequence[str]) -> Tensor:
-    """tau f' w*^T [N, C] of pictures of the data set in ``data`` over ``classes``, in bounded memory."""
+def logits(classifier: Classifier, data: Fetched, pictures: Iterable[Picture], classes: Sequence[str]) -> Tensor:
+    """tau f' w*^T [N, C] of pictures of a fetched data set over ``classes``, in bounded memory."""
     size = classifier.backbone.preprocessing.size
-    found = [
-        classifier.logits(prepare_files([data / picture.path for picture in batch], size), classes)
-        for batch in _batched(pictures)
-    ]
+    found = [classifier.logits(prepare_all(data, batch, size), classes) for batch in _batched(pictures)]
     return torch.cat(found) if found else torch.empty(0, len(classes))
 
 
@@ -90,19 +88,22 @@ def predictions(
             yield file, picture if isinstance(picture, MmlopError) else next(found)
 
 
-def overview(data: Path) -> dict[str, Any]:
+def overview(manifest: Manifest) -> dict[str, Any]:
     """What is in a fetched data set, for `mmlop data show`."""
-    manifest = Manifest.load(data / "manifest.json")
     counts = Counter((picture.label, picture.part) for picture in manifest.pictures)
-    base = (len(manifest.classes) + 1) // 2
+    base, _ = halves(len(manifest.classes))
     return {
         "name": manifest.name,
         "source": manifest.source,
         "licence": manifest.licence,
         "template": manifest.template,
+        "split": manifest.split,
+        "split_meaning": SPLITS[manifest.split],
+        "skipped": [list(pair) for pair in manifest.skipped],
         "hash": manifest.hash,
+        "pictures": {part: sum(counts[label, part] for label in range(len(manifest.classes))) for part in PARTS},
         "classes": [
-            {"name": name, "half": "base" if label < base else "novel"} | {part: counts[label, part] for part in PARTS}
+            {"name": name, "half": "base" if label < len(base) else "novel"} | {part: counts[label, part] for part in PARTS}
             for label, name in enumerate(manifest.classes)
         ],
     }

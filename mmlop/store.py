@@ -24,23 +24,17 @@ class TrackingUnavailable(MmlopError):
     """MLflow's store cannot be used now. Nothing is lost: results are on disk, and a sync logs them later."""
 
 
-def home() -> Path:
-    """The folder of the default store. DVC sets DVC_ROOT to the project even where it runs a stage in a temporary copy
-    (`dvc exp run --temp`, `dvc queue`), which is deleted afterwards: a store in there would go with it."""
-    return Path(os.environ.get("DVC_ROOT") or config.root()).resolve()
-
-
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or an SQLite database at the project root. MLflow's own default follows the current folder: from
     a sub-folder one would silently see an empty registry. Raises MmlopError outside a project."""
     if given := os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return given
-    if not (home() / "params.yaml").is_file() and not (home() / "mlflow.db").is_file():
+    if not (config.home() / "params.yaml").is_file() and not (config.home() / "mlflow.db").is_file():
         raise MmlopError(
-            f"{home()} is in no mmlop project (no params.yaml here or above) and so has no registry: change into a "
+            f"{config.home()} is in no mmlop project (no params.yaml here or above) and so has no registry: change into a "
             f"project or set MLFLOW_TRACKING_URI."
         )
-    return f"sqlite:///{home() / 'mlflow.db'}"
+    return f"sqlite:///{config.home() / 'mlflow.db'}"
 
 
 def shown(uri: str) -> str:

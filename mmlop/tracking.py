@@ -17,18 +17,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from mmlop import config, figures
 from mmlop.errors import MmlopError
 from mmlop.files import dump_json
+from mmlop.protocols import FEW_SHOT
 from mmlop.store import TrackingUnavailable, answering, artifacts_beside, connect, mlflow, tracking_uri, unavailable
 
 __all__ = ["Results", "TrackingUnavailable", "connect", "lineage", "log_run"]
 
+FORMAT = 2  # of run.json
 MODEL = "adapter"  # so that runs:/<id>/adapter is the adapter
 LONGEST_PARAM, PARAMS_AT_ONCE, METRICS_AT_ONCE = 6000, 100, 1000  # MLflow's limits
-NEEDED = {"dataset", "method", "protocol", "params", "data_hash", "split_hash", "data", "trainable", "classes", "seeds"}
+NEEDED = {"dataset", "method", "params", "data_hash", "split_hash", "data", "trainable", "classes", "seeds"}
 # Not mmlop itself: it is in no package index, and somebody else's package of that name should never be installed.
 REQUIREMENTS = ("mlflow", "torch", "torchvision", "open_clip_torch", "safetensors", "pillow", "pydantic")
 
@@ -51,6 +54,8 @@ class Results:
             data = file.read_bytes()
             record = json.loads(data)
             results = cls(folder, record, hashlib.sha256(data).hexdigest())
+            if record.get("format") != FORMAT:
+                raise ValueError(f"format {record.get('format')} instead of {FORMAT}")
             if missing := NEEDED - record.keys():
                 raise KeyError(*sorted(missing))
             wanted = results.identity
@@ -117,6 +122,41 @@ def log_run(run_folder: Path, lineage: Mapping[str, str]) -> str:
     return parent
 
 
+def log_transfer(file: Path, lineage: Mapping[str, str]) -> str:
+    """Log ``results/transfer/<source>/<target>.jsonl`` as one run and return its id; the same file twice is one run.
+
+    Raises MmlopError if it holds no records, TrackingUnavailable if MLflow cannot be used.
+    """
+    from mmlop import report
+
+    rows, key = report.read(file), hashlib.sha256(file.read_bytes()).hexdigest()
+    if not rows:
+        raise MmlopError(f"{file} holds no results: run `dvc repro transfer`.")
+    first = rows[-1]
+    client = connect()
+    with answering():
+        experiment = _experiment(client, f"mmlop-{first['source']}-transfer")
+        for run in client.search_runs([experiment], f"tags.`mmlop.run` = '{key}'"):
+            if run.data.tags.get("mmlop.complete") == "true":
+                return str(run.info.run_id)
+            client.delete_run(run.info.run_id)
+        tags = {f"mmlop.{name}": value for name, value in lineage.items()} | {"mmlop.run": key}
+        about = {name: first[name] for name in ("source", "dataset", "protocol", "method", "shots", "split")}
+        tags |= {f"mmlop.{name}": str(value) for name, value in about.items()}
+        run_id = str(client.create_run(experiment, tags=tags, run_name=f"{first['source']}-{first['dataset']}").info.run_id)
+        _log_params(client, run_id, about)
+        points = [(f"seed_{row['seed']}/{row['metric']}", row["value"], 0) for row in rows if row["seed"] is not None]
+        points += [(f"zero_shot/{row['metric']}", row["value"], 0) for row in rows if row["seed"] is None]
+        for metric in sorted({row["metric"] for row in rows}):
+            points.append(
+                (f"summary/{metric}", mean(r["value"] for r in rows if r["metric"] == metric and r["seed"] is not None), 0)
+            )
+        _log_metrics(client, run_id, points)
+        client.set_terminated(run_id)
+        client.set_tag(run_id, "mmlop.complete", "true")
+    return run_id
+
+
 def _experiment(client: Any, name: str) -> str:
     if (found := client.get_experiment_by_name(name)) is None:
         beside = artifacts_beside(tracking_uri())
@@ -157,7 +197,7 @@ def _log_parent(client: Any, experiment: str, results: Results, lineage: Mapping
         tags["mlflow.source.git.commit"] = lineage["git_commit"]
     run = client.create_run(experiment, tags=tags, run_name=f"{results.dataset}-{results.key[:8]}")
     parent = str(run.info.run_id)
-    _log_params(client, parent, {**record["params"], "trainable": record["trainable"], "protocol": record["protocol"]})
+    _log_params(client, parent, {**record["params"], "trainable": record["trainable"], "split": record["data"]["split"]})
     groups = ("zero_shot", "summary")
     metrics = {f"{group}/{name}": value for group in groups for name, value in record.get(group, {}).items()}
     deliverable = record["deliverable"]
@@ -169,12 +209,15 @@ def _log_parent(client: Any, experiment: str, results: Results, lineage: Mapping
     return parent
 
 
-def _log_child(client: Any, experiment: str, parent: str, results: Results, seed: str, trained: dict[str, Any]) -> None:
+def _log_child(
+    client: Any, experiment: str, parent: str, results: Results, seed: str, trained: list[dict[str, Any]]
+) -> None:
     tags = {"mlflow.parentRunId": parent, "mmlop.dataset": results.dataset, "mmlop.seed": seed}
     child = client.create_run(experiment, tags=tags, run_name=f"seed-{seed}").info.run_id
     _log_params(client, child, {**results.record["params"], "seed": int(seed)})
     points: list[tuple[str, float | None, int]] = []
-    for part, result in trained.items():
+    for result in trained:
+        part = f"{result['protocol']}_{result['shots']}" if result["protocol"] == FEW_SHOT else result["protocol"]
         points += [(f"{part}/{name}", value, 0) for name, value in result["metrics"].items()]
         for number, epoch in enumerate(result["history"]):
             # `accuracy` of an epoch is of training pictures; the final one, under that name, of test pictures.

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmlop.backbone import Backbone
 from mmlop.data.pictures import augment
-from mmlop.encode import encode_image
+from mmlop.encode import Packing, encode_image
 from mmlop.errors import MmlopError
 from mmlop.features import image_features, prompted_text, prompted_tokens
 from mmlop.files import replacing
@@ -85,71 +85,100 @@ def fit(
     checkpoints: Path | None = None,
     on_epoch: Callable[[int, Epoch], None] | None = None,
 ) -> Fit:
-    """Train the factors of ``shape`` on ``shots``.
+    """Train the factors of ``shape`` on ``shots``: `fit_together` with one seed."""
+    each = (lambda epoch, found: on_epoch(epoch, found[seed])) if on_epoch else None
+    return fit_together(backbone, shape, recipe, {seed: shots}, name, checkpoints, each)[seed]
 
-    The same seed, data, backbone, thread count and library versions give the same bits, with or without an interruption:
-    after every epoch a checkpoint is left in ``checkpoints``, under a name made of everything that matters.
 
-    Raises MmlopError, naming ``name``, seed and step, as soon as the loss is not finite.
+def fit_together(
+    backbone: Backbone,
+    shape: PromptShape,
+    recipe: Recipe,
+    shots: Mapping[int, Shots],
+    name: str = "prompts",
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[int, dict[int, Epoch]], None] | None = None,
+) -> dict[int, Fit]:
+    """Train the factors of several seeds in the same forward and backward passes, each on its own ``shots`` (as many for
+    each, of the same classes).
+
+    The factors of one seed meet those of another nowhere, so this is the arithmetic of training them one by one, but for
+    rounding. The same seeds, data, backbone, thread count and library versions give the same bits, with or without an
+    interruption: after every epoch a checkpoint is left in ``checkpoints``, under a name made of everything that matters.
+
+    Raises MmlopError, naming ``name``, seed and step, once an epoch had a loss that is not finite.
     """
-    tokens = prompted_tokens(backbone, shots.classes, shape.tokens)
-    words = backbone.word_embeddings(shots.template.split("{}")[0])
-    factors = initialise(shape, words, torch.Generator().manual_seed(seed))
-    factors = {key: value.to(backbone.device).requires_grad_() for key, value in factors.items()}
+    seeds, first = list(shots), next(iter(shots.values()))
+    if any(len(one.labels) != len(first.labels) or one.classes != first.classes for one in shots.values()):
+        raise ValueError("seeds trained together need as many pictures, of the same classes")
+    texts = Packing(prompted_tokens(backbone, first.classes, shape.tokens), shape.tokens)
+    words = backbone.word_embeddings(first.template.split("{}")[0])
+    starts = [initialise(shape, words, torch.Generator().manual_seed(seed)) for seed in seeds]
+    factors = {key: torch.stack([start[key] for start in starts]).to(backbone.device).requires_grad_() for key in starts[0]}
     optimiser = torch.optim.SGD(
         list(factors.values()), lr=recipe.warmup_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    checkpoint = checkpoints / f"{_key(backbone, shape, recipe, shots, seed)}.safetensors" if checkpoints else None
+    checkpoint = checkpoints / f"{_key(backbone, shape, recipe, shots)}.safetensors" if checkpoints else None
     history = _resume(checkpoint, factors, optimiser) if checkpoint else []
     for epoch in range(len(history), recipe.epochs):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(epoch)
-        history.append(_epoch(backbone, recipe, shots, tokens, factors, optimiser, seed, epoch, name))
+        history.append(_epoch(backbone, recipe, shots, texts, factors, optimiser, epoch, name))
         if checkpoint:
             _save(checkpoint, factors, optimiser, history)
         if on_epoch:
-            on_epoch(epoch, history[-1])
-    return Fit({key: value.detach().cpu() for key, value in factors.items()}, history)
+            on_epoch(epoch, dict(zip(seeds, history[-1], strict=True)))
+    trained = {key: value.detach().cpu() for key, value in factors.items()}
+    return {
+        seed: Fit({key: value[index].clone() for key, value in trained.items()}, [epoch[index] for epoch in history])
+        for index, seed in enumerate(seeds)
+    }
 
 
 def _epoch(
     backbone: Backbone,
     recipe: Recipe,
-    shots: Shots,
-    tokens: Tensor,
+    shots: Mapping[int, Shots],
+    texts: Packing,
     factors: Factors,
     optimiser: torch.optim.Optimizer,
-    seed: int,
     epoch: int,
     name: str,
-) -> Epoch:
-    """One pass over the shots."""
-    sums: Epoch = {}
-    steps = 0
-    for step, (views, frozen, labels) in enumerate(_batches(backbone, recipe, shots, seed, epoch)):
-        labels = labels.to(backbone.device)
-        vision, text = compose(factors)
-        image = unit(encode_image(backbone, backbone.normalise(views), vision))  # f' [B, d]
-        classes = prompted_text(backbone, tokens, text, shots.anchors, recipe.drift_correction)  # w* [C, d]
-        terms = loss_terms(image, classes, frozen, shots.anchors, labels, backbone.logit_scale, recipe.consistency)
-        if not torch.isfinite(terms["loss"]):
-            raise _diverged(name, seed, epoch, step, terms["loss"])
+) -> list[Epoch]:
+    """One pass over the shots of S seeds. Nothing in a step waits for the device."""
+    anchors = next(iter(shots.values())).anchors
+    steps: list[dict[str, Tensor]] = []  # [S] each
+    batches = zip(*(_batches(backbone, recipe, one, seed, epoch) for seed, one in shots.items()), strict=True)
+    for batch in batches:
+        views, frozen, labels = (torch.stack(parts) for parts in zip(*batch, strict=True))  # [S, B, ...]
+        vision, text = compose(factors)  # [S, J, n, d_v], [S, J, n, d_t]
+        per_view = vision.repeat_interleave(views.shape[1], dim=0)  # [S * B, J, n, d_v]
+        features = encode_image(backbone, backbone.normalise(views.flatten(0, 1)), per_view)
+        image = unit(features).view_as(frozen)  # f' [S, B, d]
+        classes = prompted_text(backbone, texts, text, anchors, recipe.drift_correction)  # w* [S, C, d]
+        terms = loss_terms(image, classes, frozen, anchors, labels, backbone.logit_scale, recipe.consistency)
         optimiser.zero_grad()
-        terms["loss"].backward()
+        terms["loss"].sum().backward()
         optimiser.step()
-        hits = (image.detach() @ classes.detach().T).argmax(dim=1) == labels
-        for key, value in {**terms, "accuracy": 100 * hits.double().mean()}.items():
-            sums[key] = sums.get(key, 0.0) + value.item()
-        steps = step + 1
-    if not all(torch.isfinite(value).all() for value in factors.values()):  # the last step's loss was still finite
-        raise _diverged(name, seed, epoch, steps - 1, terms["loss"])
-    return {key: value / steps for key, value in sums.items()} | {"learning_rate": recipe.rate(epoch)}
+        hits = (image.detach() @ classes.detach().mT).argmax(dim=-1) == labels  # [S, B]
+        steps.append({key: value.detach() for key, value in terms.items()} | {"accuracy": 100 * hits.float().mean(dim=-1)})
+    found = {key: torch.stack([step[key] for step in steps]).cpu().double() for key in steps[0]}  # [steps, S]
+    finite = torch.stack([value.isfinite().flatten(1).all(dim=1) for value in factors.values()]).all(dim=0).cpu()  # [S]
+    for index, seed in enumerate(shots):
+        losses = found["loss"][:, index]
+        if not (losses.isfinite().all() and finite[index]):  # the last step may have spoilt the factors alone
+            bad = [*(~losses.isfinite()).nonzero().flatten().tolist(), len(steps) - 1][0]
+            raise _diverged(name, seed, epoch, bad, losses[bad])
+    return [
+        {key: value[:, index].mean().item() for key, value in found.items()} | {"learning_rate": recipe.rate(epoch)}
+        for index in range(len(shots))
+    ]
 
 
 def _batches(
     backbone: Backbone, recipe: Recipe, shots: Shots, seed: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """An epoch's batches: augmented views [B, 3, S, S], their frozen features f [B, d], labels [B].
+    """An epoch's batches on the model's device: augmented views [B, 3, S, S], their frozen features f [B, d], labels [B].
 
     The draws depend on (seed, epoch) alone, so that resuming needs no generator state. An incomplete last batch is dropped,
     as in Dassl. The frozen features of several batches are computed at once, which a small backbone does much faster.
@@ -163,8 +192,9 @@ def _batches(
         views = torch.stack(
             [augment(p, backbone.preprocessing.size, generator, recipe.crop, recipe.flip) for p in pictures]
         )
+        views, labels = backbone.take(views), backbone.take(shots.labels[chosen])
         frozen = image_features(backbone, views)
-        yield from zip(views.split(size), frozen.split(size), shots.labels[chosen].split(size), strict=True)
+        yield from zip(views.split(size), frozen.split(size), labels.split(size), strict=True)
 
 
 def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> MmlopError:
@@ -174,9 +204,10 @@ def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> Mmlo
     )
 
 
-def mode(backbone: Backbone) -> dict[str, Any]:
+def mode(backbone: Backbone, seeds_together: int = 1) -> dict[str, Any]:
     """What must be alike, beside data, params and seed, for the same bits."""
     return {
+        "seeds_together": seeds_together,
         "device": str(backbone.device),
         "machine": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
@@ -188,27 +219,19 @@ def _draws(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
 
 
-def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Shots, seed: int) -> str:
+def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Mapping[int, Shots]) -> str:
     """Everything that decides the result, as a short name."""
     digest = hashlib.sha256()
-    about = [
-        backbone.fingerprint,
-        backbone.precision,
-        mode(backbone),
-        asdict(shape),
-        asdict(recipe),
-        shots.labels.tolist(),
-        shots.classes,
-        shots.template,
-        seed,
-    ]
+    about = [backbone.fingerprint, backbone.precision, mode(backbone, len(shots)), asdict(shape), asdict(recipe)]
     digest.update(json.dumps(about, sort_keys=True).encode())
-    for tensor in [*shots.pictures, shots.anchors.cpu()]:
-        digest.update(tensor.contiguous().numpy().tobytes())
+    for seed, one in shots.items():
+        digest.update(json.dumps([seed, one.labels.tolist(), one.classes, one.template]).encode())
+        for tensor in [*one.pictures, one.anchors.cpu()]:
+            digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
-def _save(path: Path, factors: Factors, optimiser: torch.optim.Optimizer, history: list[Epoch]) -> None:
+def _save(path: Path, factors: Factors, optimiser: torch.optim.Optimizer, history: list[list[Epoch]]) -> None:
     tensors = {name: value.detach().cpu() for name, value in factors.items()}
     for name, value in factors.items():
         tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
@@ -216,13 +239,13 @@ def _save(path: Path, factors: Factors, optimiser: torch.optim.Optimizer, histor
         save_file(tensors, beside, metadata={"history": json.dumps(history)})
 
 
-def _resume(path: Path, factors: Factors, optimiser: torch.optim.Optimizer) -> list[Epoch]:
+def _resume(path: Path, factors: Factors, optimiser: torch.optim.Optimizer) -> list[list[Epoch]]:
     """Put factors and momentum back and return the finished epochs; an unreadable checkpoint counts as none."""
     if not path.exists():
         return []
     try:
         with safe_open(path, framework="pt") as stored:
-            history: list[Epoch] = json.loads((stored.metadata() or {})["history"])
+            history: list[list[Epoch]] = json.loads((stored.metadata() or {})["history"])
             saved = {name: stored.get_tensor(name) for key in factors for name in (key, f"momentum.{key}")}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         logger.warning("checkpoint %s cannot be read (%s): training starts again", path, error)

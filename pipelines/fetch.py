@@ -1,4 +1,4 @@
-"""Stage `fetch`: a data set's pictures and manifest into data/<dataset>/."""
+"""Stages `fetch` and `fetch_test`: what is in a data set, and pictures that have no other place, into data/<dataset>/."""
 
 from mmlop import config
 from mmlop.data import datasets
@@ -6,10 +6,8 @@ from pipelines import stage
 
 
 def main(dataset: str) -> None:
-    params = config.load()
-    drawing = datasets.Drawing(params.data.seed, params.data.per_class.model_dump())
-    manifest = datasets.fetch(datasets.get(dataset, params.sources), config.root() / "data" / dataset, drawing)
-    print(f"{dataset}: {len(manifest.pictures)} pictures of {len(manifest.classes)} classes in data/{dataset}")
+    manifest = datasets.fetch(datasets.get(dataset, config.load()), config.root() / "data" / dataset)
+    print(f"{dataset}: {len(manifest.pictures)} pictures of {len(manifest.classes)} classes ({manifest.split} split)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Stage `report`: the results of all configured data sets in one table."""
+"""Stage `report`: the results of everything configured in one report."""
 
-from mmlop import config, report
+from mmlop import config, report, tables
 from pipelines import stage
 
 
 def main() -> None:
-    print(report.to_markdown(report.write(config.root(), config.load().datasets)))
+    root = config.root()
+    print(tables.to_markdown(report.write(root, report.files(root, config.load()))))
 
 
 if __name__ == "__main__":

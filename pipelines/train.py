@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import flow, task
+from prefect import Flow, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -17,11 +17,13 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from mmlop import config, experiment, results
+from mmlop import config, configured, protocols, results
+from mmlop.config import Params
+from mmlop.data import datasets
 from mmlop.data.splits import Split
 from mmlop.errors import MmlopError
-from mmlop.experiment import Bench
-from mmlop.results import SeedResult
+from mmlop.experiment import Bench, Trained
+from mmlop.protocols import Training
 from pipelines import stage
 from pipelines.progress import Advance, bars
 
@@ -36,17 +38,44 @@ def not_a_users_mistake(task: Any, run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(
-    task_run_name="{dataset}-seed-{seed}",
+    task_run_name="{dataset}-seeds-{named}",
     cache_policy=NO_CACHE,
     persist_result=False,
     retry_condition_fn=not_a_users_mistake,
 )
-def train_seed(dataset: str, seed: int, bench: Bench, advance: Advance) -> SeedResult:
-    """Both trainings of one seed: on the base classes for the report, on all classes for the deliverable."""
+def train_group(
+    dataset: str, named: str, seeds: tuple[int, ...], bench: Bench, trainings: list[Training], advance: Advance
+) -> dict[int, list[Trained]]:
+    """Every training of some seeds, which go through the model together."""
     if bench.params.threads:
         torch.set_num_threads(bench.params.threads)  # holds for the calling thread
-    metrics, history = bench.base_to_novel(seed, advance)
-    return SeedResult(metrics, history, bench.all_classes(seed, advance))
+    found = [bench.run(training, seeds, advance) for training in trainings]
+    return {seed: [trained[seed] for trained in found] for seed in seeds}
+
+
+def load_bench(dataset: str, params: Params) -> Bench:
+    """The configured backbone and a fetched and split data set."""
+    root = config.root()
+    if params.threads:
+        torch.set_num_threads(params.threads)
+    split = Split.load(root / "splits" / f"{dataset}.json")
+    return Bench(params, configured.load_backbone(params), datasets.fetched(dataset, params), split)
+
+
+def train_seeds(bench: Bench, trainings: list[Training]) -> dict[int, list[Trained]]:
+    """A task per group of seeds, one after another. Part of a flow."""
+    params = bench.params
+    groups = [params.fewshot.seeds] if params.parallel_seeds else [(seed,) for seed in params.fewshot.seeds]
+    epochs = sum(training.epochs or bench.recipe.epochs for training in trainings)
+    with bars() as bar:
+        futures = {}
+        for seeds in groups:
+            named = "-".join(map(str, seeds))
+            tags = [bench.name, f"seeds-{named}", params.backbone]
+            attempt = train_group.with_options(retries=params.run.retries, tags=tags)
+            advance = bar(f"{bench.name} seeds {named}", epochs)
+            futures[seeds] = attempt.submit(bench.name, named, seeds, bench, trainings, advance)
+        return {seed: trained for found in stage.gather(futures).values() for seed, trained in found.items()}
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -72,21 +101,12 @@ def show(dataset: str, run: results.Run) -> None:
 
 @flow(name="train", flow_run_name="train-{dataset}", validate_parameters=False)
 def train(dataset: str) -> None:
-    """Train, measure and publish one data set with the configured backbone, method and seeds."""
+    """Train, measure and publish one data set by the configured protocols, backbone, method and seeds."""
     root, params = config.root(), config.load()
-    if params.threads:
-        torch.set_num_threads(params.threads)
-    split = Split.load(root / "splits" / f"{dataset}.json")
-    bench = Bench(params, experiment.load_backbone(params), root / "data" / dataset, split)
+    bench = load_bench(dataset, params)
     bench.checkpoints = root / ".mmlop" / "checkpoints" / dataset
     bench.load()
-    with bars() as bar:
-        futures = {}
-        for seed in params.fewshot.seeds:
-            attempt = train_seed.with_options(retries=params.run.retries, tags=[dataset, f"seed-{seed}", params.backbone])
-            advance = bar(f"{dataset} seed {seed}", 2 * bench.recipe.epochs)
-            futures[seed] = attempt.submit(dataset, seed, bench, advance)
-        seeds = stage.gather(futures)
+    seeds = train_seeds(bench, protocols.trainings(params, bench.has_parts))
     run = results.write(root, bench, seeds)
     show(dataset, run)
     logger.info("%s: %s", dataset, results.sentence(run))
@@ -94,12 +114,16 @@ def train(dataset: str) -> None:
     shutil.rmtree(bench.checkpoints, ignore_errors=True)  # last: until here a failure costs no training
 
 
-def main(dataset: str) -> None:
-    # Seeds side by side as threads: torch computes outside Python's lock, and the data set is in memory once.
-    runner: Any = ThreadPoolTaskRunner(max_workers=config.load().profile.seeds_at_once)
+def running(started: Flow[..., None], *arguments: str) -> None:
+    """Run a flow whose tasks take turns: each fills the machine by itself."""
+    runner: Any = ThreadPoolTaskRunner(max_workers=1)
     # A flow of seconds needs no heartbeat, and ending its thread would cost one more.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        train.with_options(task_runner=runner)(dataset)
+        started.with_options(task_runner=runner)(*arguments)
+
+
+def main(dataset: str) -> None:
+    running(train, dataset)
 
 
 if __name__ == "__main__":

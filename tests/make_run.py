@@ -97,17 +97,26 @@ def make_run(root: Path, name: str, backbone: Path, seed: int = 1, noise: float 
     folder = root / "runs" / name
     Adapter(factors, info).save(folder / "adapter")
     history = [{"loss": 3.0 / (e + 1), "ce": 1.0, "accuracy": 30.0 + e, "learning_rate": 0.01} for e in range(EPOCHS)]
-    protocol = {"metrics": {"base": 50.0, "novel": 40.0, "hm": 44.4444}, "history": history}
-    trained = {"base_to_novel": protocol, "all_classes": {"metrics": metrics, "history": history}}
+    halves = {"base": 50.0, "novel": 40.0, "hm": 44.4444}
+    trained = [
+        {"protocol": protocol, "shots": 1, "epochs": EPOCHS, "metrics": found, "history": history}
+        for protocol, found in (("base_to_novel", halves), ("all_classes", metrics))
+    ]
     record = {
-        "format": 1,
+        "format": 2,
         "dataset": name,
         "method": "mmlop",
-        "protocol": "base_to_novel",
         "params": params,
         "data_hash": manifest.hash,
         "split_hash": "5" * 64,
-        "data": {"source": manifest.source, "licence": manifest.licence, "classes": 4, "pictures": len(manifest.pictures)},
+        "data": {
+            "source": manifest.source,
+            "licence": manifest.licence,
+            "split": manifest.split,
+            "skipped": 0,
+            "classes": 4,
+            "pictures": len(manifest.pictures),
+        },
         "backbone": info.backbone.model_dump(mode="json"),
         "mode": mode,
         "trainable": shape.trainable,

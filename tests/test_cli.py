@@ -5,50 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from make_run import CLASSES, make_run, relabel
+from said import Run, error
 
-from mmlop import cli
-
-pytest_plugins = ["project_fixtures"]
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def mmlop(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the entry point with arguments."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["mmlop", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return Said(int(exited.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-def error(said: Said) -> str:
-    """The sentence on standard error; nothing else may be there, and nothing on standard output."""
-    assert said.code == 1
-    assert said.out == ""
-    assert said.err.startswith("Error: ")
-    assert said.err.count("\n") == 1
-    return said.err
+pytest_plugins = ["cli_fixtures", "project_fixtures"]
 
 
 @pytest.fixture
@@ -59,7 +22,7 @@ def run(project: Path, backbone: Path) -> Path:
 
 COMMANDS = [
     *("train", "evaluate", "predict", "report"),
-    *("data list", "data fetch", "data split", "data show", "params check", "mini pretrain"),
+    *("data list", "data add", "data fetch", "data split", "data show", "data docs", "params check", "mini pretrain"),
     *("registry list", "registry show", "registry promote", "registry sync"),
 ]
 
@@ -90,22 +53,16 @@ def test_unknown_command_and_option(mmlop: Run) -> None:
     assert mmlop("data", "list", "--jsno").code == 2
 
 
-def test_data_list_and_show(mmlop: Run, project: Path) -> None:
-    listed = {one["name"]: one for one in json.loads(mmlop("data", "list", "--json").out)}
-    assert listed["mini_digits"] == {"name": "mini_digits", "classes": 10, "fetched": False}
-    assert "mini_digits" in mmlop("data", "list").out
-    assert mmlop("data", "fetch", "mini_digits", "--quiet").out == ""
-    shown = json.loads(mmlop("data", "show", "mini_digits", "--json").out)
-    assert [c["half"] for c in shown["classes"]] == ["base"] * 5 + ["novel"] * 5
-    assert shown["classes"][0]["train"] == 32
-    assert shown["template"] in mmlop("data", "show", "mini_digits").out
-
-
 def test_params_check(mmlop: Run, project: Path) -> None:
     file = project / "params.yaml"
     file.write_text(file.read_text().replace("toy", "mini_digits"))
     assert json.loads(mmlop("params", "check", "--json").out)["prompts"]["rank"] == 1
     assert "prompts.rank" in mmlop("params", "check").out
+    for key, name in (("test_sets: [imagenet_b]", "imagenet_b"), ("data: {own_split: [eurosatt]}", "eurosatt")):
+        valid = file.read_text()
+        file.write_text(f"{valid}{key}\n")
+        assert f"There is no data set '{name}'. Known: " in error(mmlop("params", "check"))
+        file.write_text(valid)
     file.write_text(file.read_text() + "prompt: {rank: 1}\n")
     assert "no key 'prompt'; known keys: prompts" in error(mmlop("params", "check"))
 
@@ -164,9 +121,6 @@ def test_registry(mmlop: Run, project: Path, run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["data", "fetch", "mini_digit"], "Known: mini_digits"),
-        (["data", "show", "mini_digits"], "fetch the data set first"),
-        (["data", "split", "mini_digits"], "not among `datasets` in params.yaml"),
         (["train", "imagnet"], "no data set 'imagnet'"),
         (["predict", "nowhere", "a.png"], "no adapter"),
         (["report"], "There are no results at"),

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import tiny_clip
 
-from mmlop import config, experiment
+from mmlop import config, configured
 from mmlop.backbone import wrap
 from mmlop.data import templates
 from mmlop.errors import MmlopError
@@ -191,16 +191,16 @@ def test_another_backbone_is_one_word(tmp_path: Path) -> None:
 def test_prompts_deeper_than_the_model_are_refused(tmp_path: Path) -> None:
     tiny = wrap(tiny_clip(), "tiny", "random")
     params = config.load(written(tmp_path, setting("prompts.depth", 2)))
-    shape = experiment.prompt_shape(params, tiny)
+    shape = configured.prompt_shape(params, tiny)
     assert (shape.depth, shape.tokens, shape.rank, shape.vision_width, shape.text_width) == (2, 2, 1, 32, 32)
     with pytest.raises(MmlopError, match=r"prompts\.depth is 3, but tiny has 2 image and 2 text blocks: choose 1 to 2"):
-        experiment.prompt_shape(config.load(written(tmp_path, setting("prompts.depth", 3))), tiny)
+        configured.prompt_shape(config.load(written(tmp_path, setting("prompts.depth", 3))), tiny)
 
 
 def test_the_recipe_is_that_of_the_params_scaled_to_the_backbone(tmp_path: Path) -> None:
     tiny = wrap(tiny_clip(), "tiny", "random")
     params = config.load(written(tmp_path, setting("train.momentum", 0.5), setting("loss.drift_correction", False)))
-    recipe = experiment.recipe(params, tiny)
+    recipe = configured.recipe(params, tiny)
     assert (recipe.momentum, recipe.drift_correction, recipe.epochs) == (0.5, False, params.epochs)
     factor = tiny.logit_scale / 100 * (16 / 512) ** 0.5
     assert recipe.consistency.text == pytest.approx(25 * factor)

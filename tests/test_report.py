@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmlop import report
+from mmlop import report, tables
 from mmlop.errors import MmlopError
 
 Record = dict[str, Any]
@@ -71,11 +71,11 @@ def test_a_method_that_is_not_everywhere_has_no_mean() -> None:
     summary = report.summarise(PETS + [record for record in CARS if record["method"] == "zero_shot"])
     assert list(summary["mean"]) == ["zero_shot"]
     assert "mmlop" in summary["datasets"]["pets"]
-    assert "mmlop" not in report.to_markdown(summary)
+    assert "mmlop" not in tables.to_markdown(summary)
 
 
 def test_markdown_has_a_row_per_data_set_and_the_mean() -> None:
-    markdown = report.to_markdown(report.summarise(PETS + CARS))
+    markdown = tables.to_markdown(report.summarise(PETS + CARS))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")]
     assert rows[0] == [
         "data set",
@@ -100,23 +100,27 @@ def put(root: Path, name: str, lines: list[Record]) -> None:
     (root / "results" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def files(root: Path, *names: str) -> list[Path]:
+    return [root / "results" / f"{name}.jsonl" for name in names]
+
+
 def test_the_files_of_a_report(tmp_path: Path) -> None:
     put(tmp_path, "pets", PETS)
     put(tmp_path, "cars", CARS)
-    markdown = report.to_markdown(report.write(tmp_path, ["pets", "cars"]))
+    markdown = tables.to_markdown(report.write(tmp_path, files(tmp_path, "pets", "cars")))
     folder = tmp_path / "reports"
     assert (folder / "summary.md").read_text(encoding="utf-8") == markdown
     assert json.loads((folder / "summary.json").read_text()) == report.summarise(PETS + CARS)
     assert [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()] == PETS + CARS
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    report.write(tmp_path, ["pets", "cars"])
+    report.write(tmp_path, files(tmp_path, "pets", "cars"))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_missing_results_are_an_error_and_leave_no_report(tmp_path: Path) -> None:
     put(tmp_path, "pets", PETS)
     with pytest.raises(MmlopError, match=r"no results at .*cars\.jsonl: run `dvc repro` \(or `mmlop train cars`\) first"):
-        report.write(tmp_path, ["pets", "cars"])
+        report.write(tmp_path, files(tmp_path, "pets", "cars"))
     assert not (tmp_path / "reports").exists()
 
 
@@ -124,11 +128,11 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
     put(tmp_path, "pets", PETS)
     (tmp_path / "results" / "pets.jsonl").write_text('{"dataset": "pe')
     with pytest.raises(MmlopError, match=r"pets\.jsonl is damaged"):
-        report.write(tmp_path, ["pets"])
+        report.write(tmp_path, files(tmp_path, "pets"))
 
 
 def test_other_seeds_have_no_common_mean(tmp_path: Path) -> None:
     put(tmp_path, "pets", PETS)
     put(tmp_path, "cars", [line | {"seed": line["seed"] and line["seed"] + 10} for line in CARS])
     with pytest.raises(MmlopError, match="results of different seeds"):
-        report.write(tmp_path, ["pets", "cars"])
+        report.write(tmp_path, files(tmp_path, "pets", "cars"))

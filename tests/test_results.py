@@ -14,20 +14,22 @@ from conftest import tiny_clip
 from make_adapter import make_adapter
 from PIL import Image
 
-from mmlop import config, evaluation, results
+from mmlop import config, evaluation, protocols, results
 from mmlop.adapter import Adapter, identity
 from mmlop.backbone import Backbone, wrap
 from mmlop.classifier import Classifier
 from mmlop.data import splits
-from mmlop.data.manifest import Manifest, Picture, content_of
+from mmlop.data.manifest import Fetched, Manifest, Picture, content_of
 from mmlop.errors import MmlopError
 from mmlop.experiment import Bench, Trained, best
 from mmlop.features import frozen_text, image_features
+from mmlop.protocols import Training
 from mmlop.training import Epoch
 
 NAMES = ("red", "green", "blue", "dark", "light")
 LEVELS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (20, 20, 20), (230, 230, 230))
 SEEDS = (1, 2)
+SHOTS = (1, 2, 4)
 
 
 def fill(folder: Path) -> Manifest:
@@ -63,23 +65,25 @@ def params() -> config.Params:
     }
     fewshot, loss = {"shots": 2, "seeds": SEEDS}, {"text": 0, "image": 0}  # free to move far in two epochs
     values = {"datasets": ["colours"], "backbone": "tiny", "fewshot": fewshot, "loss": loss, "profiles": {"tiny": profile}}
+    values["protocols"] = {"few_shot": {"shots": [1, 4], "epochs": 3}}
     return config.Params.model_validate(values)
 
 
 @pytest.fixture(scope="module")
 def bench(backbone: Backbone, params: config.Params, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("colours")
-    return Bench(params, backbone, folder, splits.make(fill(folder), 2, SEEDS))
+    return Bench(params, backbone, Fetched(manifest := fill(folder), folder), splits.make(manifest, SHOTS, SEEDS))
 
 
 @pytest.fixture(scope="module")
-def trained(bench: Bench) -> dict[int, results.SeedResult]:
-    return {seed: results.SeedResult(*bench.base_to_novel(seed), bench.all_classes(seed)) for seed in SEEDS}
+def trained(bench: Bench) -> dict[int, list[Trained]]:
+    found = [bench.run(one, SEEDS) for one in protocols.trainings(bench.params)]
+    return {seed: [trained[seed] for trained in found] for seed in SEEDS}
 
 
 @pytest.fixture(scope="module")
 def written(
-    bench: Bench, trained: dict[int, results.SeedResult], tmp_path_factory: pytest.TempPathFactory
+    bench: Bench, trained: dict[int, list[Trained]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     root = tmp_path_factory.mktemp("project")
     return root, results.write(root, bench, trained)
@@ -92,6 +96,16 @@ def hits(classifier: Classifier, folder: Path, pictures: list[Picture], labels: 
         (prediction,) = classifier.predict(folder / picture.path, [NAMES[label] for label in labels])
         right += prediction.label == NAMES[picture.label]
     return 100 * right / len(pictures)
+
+
+def one(run: dict[str, Any], seed: int | str, protocol: str) -> dict[str, Any]:
+    """What run.json says of one training."""
+    (found,) = [trained for trained in run["seeds"][str(seed)] if trained["protocol"] == protocol]
+    return dict(found)
+
+
+def is_curve(line: dict[str, Any]) -> bool:
+    return line["protocol"] == "few_shot" and line["metric"] == "accuracy"
 
 
 def test_zero_shot_by_hand(bench: Bench, backbone: Backbone) -> None:
@@ -111,16 +125,29 @@ def test_zero_shot_by_hand(bench: Bench, backbone: Backbone) -> None:
     assert labels.tolist() == [picture.label for picture in tests]
 
 
-def test_base_to_novel_by_hand(bench: Bench, backbone: Backbone, trained: dict[int, results.SeedResult]) -> None:
-    again = bench.train(1, bench.split.base)  # the same bits as before
-    assert again.history == trained[1].history
+def test_base_to_novel_by_hand(bench: Bench, backbone: Backbone, trained: dict[int, list[Trained]]) -> None:
+    first = trained[1][0]
+    assert first.training == Training("base_to_novel", 2, base_only=True)
+    again = bench.train(first.training, SEEDS, bench.split.base)[1]  # the same bits as before
+    assert again.history == first.history
     assert again.adapter.info.classes == NAMES[:3]
-    classifier, found = Classifier(again.adapter, backbone), trained[1].base_to_novel
+    classifier, found = Classifier(again.adapter, backbone), first.metrics
     for name, group in (("base", [0, 1, 2]), ("novel", [3, 4])):
         tests = bench.manifest.of("test", group)
-        assert found[name] == pytest.approx(hits(classifier, bench.folder, tests, group), abs=1e-4)
+        assert found[name] == pytest.approx(hits(classifier, bench.data.folder, tests, group), abs=1e-4)
     assert "accuracy" not in found
     assert found["hm"] == pytest.approx(evaluation.harmonic_mean(found["base"], found["novel"]), abs=1e-3)
+
+
+def test_the_few_shot_curve_by_hand(bench: Bench, backbone: Backbone, trained: dict[int, list[Trained]]) -> None:
+    found = [one for one in trained[2] if one.training.protocol == "few_shot"]
+    assert [one.training.shots for one in found] == [1, 4]
+    for one in found:
+        assert len(one.history) == 3  # epochs of its own
+        assert len(one.trained_on) == 5 * one.training.shots
+        tests = bench.manifest.of("test")
+        expected = hits(Classifier(one.adapter, backbone), bench.data.folder, tests, list(range(5)))
+        assert one.metrics["accuracy"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_deliverable_by_hand(bench: Bench, backbone: Backbone, written: tuple[Path, dict[str, Any]]) -> None:
@@ -132,29 +159,30 @@ def test_the_deliverable_by_hand(bench: Bench, backbone: Backbone, written: tupl
     classifier = Classifier(adapter, backbone)
     every = list(range(5))
     for metric, part in (("accuracy", "test"), ("validation", "val")):
-        expected = hits(classifier, bench.folder, bench.manifest.of(part), every)
+        expected = hits(classifier, bench.data.folder, bench.manifest.of(part), every)
         assert adapter.info.metrics[metric] == pytest.approx(expected, abs=1e-4)
     counts = np.array(deliverable["confusion"])
     assert counts.sum(axis=1).tolist() == [4] * 5
     assert 100 * counts.trace() / counts.sum() == pytest.approx(adapter.info.metrics["accuracy"], abs=1e-4)
     by_path = {picture.path: picture.content for picture in bench.manifest.pictures}
-    shots = bench.split.draws[deliverable["seed"]].train
+    shots = bench.split.draws[2][deliverable["seed"]].train
     assert deliverable["trained_on"] == sorted(by_path[path] for path in shots)
 
 
 def test_the_deliverable_is_the_best_seed_on_validation_pictures(written: tuple[Path, dict[str, Any]]) -> None:
     _, run = written
-    scores = {seed: found["all_classes"]["metrics"]["validation"] for seed, found in run["seeds"].items()}
+    scores = {seed: one(run, seed, "all_classes")["metrics"]["validation"] for seed in run["seeds"]}
     assert scores[str(run["deliverable"]["seed"])] == max(scores.values())
 
 
 def test_seeds_are_ranked_by_validation_alone(backbone: Backbone) -> None:
-    def one(**metrics: float) -> Trained:
-        return Trained(make_adapter(backbone, metrics=metrics), [], ())
+    def having(**metrics: float) -> Trained:
+        return Trained(Training("all_classes", 1), make_adapter(backbone, metrics=metrics), metrics, [], ())
 
-    several = {4: one(validation=50, accuracy=90), 2: one(validation=60, accuracy=10), 3: one(validation=60, accuracy=20)}
-    assert best(several) == 2
-    assert best({4: one(accuracy=10), 2: one(accuracy=90)}) == 4  # no validation pictures: the first
+    several = [having(validation=50, accuracy=90), having(validation=60, accuracy=10), having(validation=60, accuracy=20)]
+    assert best(dict(zip([4, 2, 3], several, strict=True))) == 2
+    assert best({4: having(accuracy=10), 2: having(accuracy=90)}) == 4  # no validation pictures: the first
+    assert best({4: having(accuracy_estimate=10), 2: having(accuracy_estimate=90)}) == 2
 
 
 def test_run_json_is_what_was_returned(written: tuple[Path, dict[str, Any]], bench: Bench) -> None:
@@ -163,7 +191,7 @@ def test_run_json_is_what_was_returned(written: tuple[Path, dict[str, Any]], ben
     assert stored == json.loads(json.dumps(run))
     assert (stored["data_hash"], stored["split_hash"]) == (bench.manifest.hash, bench.split.hash)
     assert stored["trainable"] == 2 * (2 + 32 + 32)
-    seeds = [run["seeds"][str(seed)]["base_to_novel"]["metrics"]["base"] for seed in SEEDS]
+    seeds = [one(run, seed, "base_to_novel")["metrics"]["base"] for seed in SEEDS]
     assert run["summary"]["base"] == pytest.approx(sum(seeds) / 2, abs=1e-4)
     assert run["summary"]["base_std"] == pytest.approx(abs(seeds[0] - seeds[1]) / 2**0.5, abs=1e-4)
 
@@ -171,20 +199,24 @@ def test_run_json_is_what_was_returned(written: tuple[Path, dict[str, Any]], ben
 def test_results_files_agree_with_the_run(written: tuple[Path, dict[str, Any]]) -> None:
     root, run = written
     lines = [json.loads(line) for line in (root / "results" / "colours.jsonl").read_text().splitlines()]
+    assert {(line["dataset"], line["source"], line["split"]) for line in lines} == {("colours", "colours", "given")}
+    curve = {(line["shots"], line["seed"]): line["value"] for line in lines if is_curve(line)}
+    assert list(curve) == [(1, 1), (4, 1), (1, 2), (4, 2)]
+    assert run["summary"]["accuracy_at_4"] == pytest.approx((curve[4, 1] + curve[4, 2]) / 2, abs=1e-4)
+    lines = [line for line in lines if line["protocol"] != "few_shot"]
     keys = [(line["protocol"], line["method"], line["seed"], line["metric"]) for line in lines]
     assert len(set(keys)) == len(keys)
     value = {key: line["value"] for key, line in zip(keys, lines, strict=True)}
     for seed in SEEDS:
-        found = run["seeds"][str(seed)]
-        assert value["base_to_novel", "mmlop", seed, "novel"] == found["base_to_novel"]["metrics"]["novel"]
-        assert value["all_classes", "mmlop", seed, "accuracy"] == found["all_classes"]["metrics"]["accuracy"]
+        for protocol, metric in (("base_to_novel", "novel"), ("all_classes", "accuracy")):
+            assert value[protocol, "mmlop", seed, metric] == one(run, seed, protocol)["metrics"][metric]
     assert value["base_to_novel", "zero_shot", None, "base"] == run["zero_shot"]["base"]
     assert value["all_classes", "zero_shot", None, "accuracy"] == run["zero_shot"]["accuracy"]
     assert {line["shots"] for line in lines if line["method"] == "mmlop"} == {2}
     metrics = json.loads((root / "results" / "colours.json").read_text())
     assert metrics["mmlop"]["hm"] == run["summary"]["hm"]
     assert metrics["zero_shot"]["hm"] == run["zero_shot"]["hm"]
-    histories: list[list[Epoch]] = [run["seeds"][str(seed)]["base_to_novel"]["history"] for seed in SEEDS]
+    histories: list[list[Epoch]] = [one(run, seed, "base_to_novel")["history"] for seed in SEEDS]
     rows = list(csv.DictReader((root / "results" / "colours.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for row, *epochs in zip(rows, *histories, strict=True):
@@ -192,7 +224,7 @@ def test_results_files_agree_with_the_run(written: tuple[Path, dict[str, Any]]) 
 
 
 def test_writing_again_gives_the_same_bytes(
-    bench: Bench, trained: dict[int, results.SeedResult], written: tuple[Path, dict[str, Any]], tmp_path: Path
+    bench: Bench, trained: dict[int, list[Trained]], written: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     root, _ = written
     results.write(tmp_path, bench, trained)
@@ -216,19 +248,19 @@ def test_splits_of_other_data_are_refused(bench: Bench, params: config.Params, b
     other = fill(tmp_path)
     Manifest("colours", NAMES, "a {}.", "CC0", "drawn", other.pictures).save(tmp_path / "manifest.json")
     with pytest.raises(MmlopError, match="splits of colours were drawn from other data: make them again"):
-        Bench(params, backbone, tmp_path, bench.split)
+        Bench(params, backbone, Fetched(Manifest.load(tmp_path / "manifest.json"), tmp_path), bench.split)
 
 
 def test_a_picture_that_is_gone_is_named(params: config.Params, backbone: Backbone, tmp_path: Path) -> None:
     manifest = fill(tmp_path)
     (tmp_path / "test-1-0.png").unlink()
-    with pytest.raises(MmlopError, match=r"test-1-0\.png does not exist"):
-        Bench(params, backbone, tmp_path, splits.make(manifest, 2, SEEDS)).zero_shot()
+    with pytest.raises(MmlopError, match=r"test-1-0\.png is not, or no longer, on this machine"):
+        Bench(params, backbone, Fetched(manifest, tmp_path), splits.make(manifest, SHOTS, SEEDS)).zero_shot()
 
 
 def test_training_leaves_the_global_generator_alone(bench: Bench) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    bench.train(2, bench.split.base)
+    bench.train(Training("base_to_novel", 2, base_only=True), [2], bench.split.base)
     assert torch.equal(torch.rand(3), expected)

@@ -16,14 +16,16 @@ from conftest import tiny_clip
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from mmlop.backbone import Backbone, fingerprint_of, wrap
+from mmlop.backbone import Backbone, fingerprint_of, load, wrap
+from mmlop.data.mini.benchmark import TASKS, render
 from mmlop.data.pictures import augment
 from mmlop.errors import MmlopError
 from mmlop.features import frozen_text
 from mmlop.losses import Consistency
 from mmlop.prompts import PromptShape, initialise
-from mmlop.training import Epoch, Fit, Recipe, Shots, fit
+from mmlop.training import Epoch, Fit, Recipe, Shots, fit, fit_together
 
 SHAPE = PromptShape(2, 2, 1, 32, 32)
 NAMES = ("red", "green", "blue")
@@ -323,6 +325,82 @@ def test_a_checkpoint_of_anything_else_is_not_used(backbone: Backbone, shots: Sh
     assert epochs_trained(backbone, shots, tmp_path, seed=2)[0] == every
     assert epochs_trained(wrap(tiny_clip(1), "tiny", "random"), shots, tmp_path)[0] == every
     assert epochs_trained(backbone, shots, tmp_path)[0] == [2, 3]  # the first one is still there
+
+
+# Several seeds in the same passes
+
+
+def apart(shots: Shots, seed: int) -> Shots:
+    """As many pictures, others for every seed."""
+    generator = torch.Generator().manual_seed(seed)
+    size = tuple(shots.pictures[0].shape)
+    noise = [torch.randint(0, 60, size, generator=generator).to(torch.uint8) for _ in shots.pictures]
+    return replace(shots, pictures=[picture // 2 + more for picture, more in zip(shots.pictures, noise, strict=True)])
+
+
+def mini_shots() -> tuple[Backbone, Shots]:
+    """Twelve classes of the mini benchmark, 16 pictures each."""
+    mini, (task, *_) = load("mini"), TASKS.values()
+    classes = task.classes[:12]
+    pictures = [
+        (pil_to_tensor(image), label)
+        for part, label, image in render(task, 0, {"train": 16})
+        if label < len(classes) and part == "train"
+    ]
+    anchors = frozen_text(mini, classes, ("a photo of a {}.", "a drawing of a {}."))
+    labels = torch.tensor([label for _, label in pictures])
+    return mini, Shots([picture for picture, _ in pictures], labels, classes, task.template, anchors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_seed_gets_the_factors_of_training_it_alone(dtype: torch.dtype) -> None:
+    """At the full rate in float64; in float32 with a rate at which rounding is not blown up step by step."""
+    mini, shots = mini_shots()
+    mini.model.to(dtype)
+    shots = replace(shots, anchors=shots.anchors.to(dtype))
+    shape = PromptShape(3, 2, 1, mini.vision_width, mini.text_width)
+    rate = 0.0025 if dtype == torch.float64 else 0.0005
+    recipe = Recipe(epochs=1, warmup_epochs=0, learning_rate=rate, crop=0.5, flip=False)
+    each = {seed: apart(shots, seed) for seed in (1, 2, 3)}
+    together = fit_together(mini, shape, recipe, each)
+    for seed, one in each.items():
+        alone = fit(mini, shape, recipe, one, seed)
+        start = initialise(shape, mini.word_embeddings("a drawing of a "), torch.Generator().manual_seed(seed))
+        for name, value in alone.factors.items():
+            off, moved = (together[seed].factors[name] - value).norm(), (start[name] - value).norm()
+            assert off < 1e-4 * value.norm(), (seed, name)
+            assert off < 0.02 * moved, (seed, name)  # and it did move
+        for key, value in alone.history[0].items():
+            assert together[seed].history[0][key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
+
+
+def test_together_twice_and_resumed_gives_the_same_bits(backbone: Backbone, shots: Shots, tmp_path: Path) -> None:
+    each = {seed: apart(shots, seed) for seed in (4, 2)}
+    first = fit_together(backbone, SHAPE, RECIPE, each)
+
+    def stop(epoch: int, found: dict[int, Epoch]) -> None:
+        assert list(found) == [4, 2]
+        if epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_together(backbone, SHAPE, RECIPE, each, checkpoints=tmp_path, on_epoch=stop)
+    trained: list[int] = []
+    again = fit_together(
+        backbone, SHAPE, RECIPE, each, checkpoints=tmp_path, on_epoch=lambda epoch, _: trained.append(epoch)
+    )
+    assert trained == [2, 3]
+    assert all(same(first[seed], again[seed]) for seed in each)
+    swapped = fit_together(backbone, SHAPE, RECIPE, {seed: each[seed] for seed in (2, 4)})
+    for seed in each:
+        for name, value in first[seed].factors.items():
+            assert (swapped[seed].factors[name] - value).norm() < 1e-4 * value.norm()
+
+
+def test_unequal_shots_cannot_go_together(backbone: Backbone, shots: Shots) -> None:
+    fewer = replace(shots, pictures=shots.pictures[:-1], labels=shots.labels[:-1])
+    with pytest.raises(ValueError, match="as many pictures, of the same classes"):
+        fit_together(backbone, SHAPE, RECIPE, {1: shots, 2: fewer})
 
 
 # Divergence

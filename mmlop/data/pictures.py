@@ -1,4 +1,4 @@
-"""Reading pictures, and turning them into what a model is shown: prepared for evaluation, augmented for training.
+"""Pictures as a model is shown them: prepared for evaluation, augmented for training.
 
 Pictures travel as uint8 tensors [3, H, W]; normalisation happens on the model's device.
 """
@@ -7,39 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from mmlop.errors import MmlopError
+from mmlop.data.manifest import Fetched, Picture
+from mmlop.data.reading import load, read, rgb
+
+__all__ = ["augment", "decode", "load", "prepare", "prepare_all", "read", "rgb"]
 
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
-
-
-def read(path: Path | str) -> Image.Image:
-    """The picture as RGB, upright. Raises MmlopError, naming the file, if it is missing or no readable picture."""
-    try:
-        with Image.open(path) as image:
-            return rgb(image)
-    except FileNotFoundError:
-        raise MmlopError(f"The picture {path} does not exist.") from None
-    except Exception as error:  # each of Pillow's decoders raises its own kinds; all end here as a sentence
-        raise MmlopError(f"{path} is not a readable picture ({error}): replace or remove it.") from error
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Upright by its EXIF orientation, transparency on white, three channels of 8 bits."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # 16-bit grey: PIL's own conversion would clip it to white
-        image = image.point(lambda value: value / 256).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def prepare(image: Image.Image, size: int) -> Tensor:
@@ -49,17 +29,17 @@ def prepare(image: Image.Image, size: int) -> Tensor:
     return prepared
 
 
-def prepare_files(paths: Sequence[Path], size: int) -> Tensor:
-    """Prepared pictures [N, 3, size, size]."""
-    if not paths:
+def prepare_all(data: Fetched, pictures: Sequence[Picture], size: int) -> Tensor:
+    """Prepared pictures [N, 3, size, size] of a fetched data set."""
+    if not pictures:
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
-    return torch.stack([prepare(read(path), size) for path in paths])
+    return torch.stack([prepare(load(data.file(picture), picture.content), size) for picture in pictures])
 
 
-def decode(path: Path) -> Tensor:
+def decode(data: Fetched, picture: Picture) -> Tensor:
     """The whole picture [3, H, W], for augmentation from memory."""
-    picture: Tensor = tv.pil_to_tensor(read(path))
-    return picture
+    whole: Tensor = tv.pil_to_tensor(load(data.file(picture), picture.content))
+    return whole
 
 
 def augment(picture: Tensor, size: int, generator: torch.Generator, smallest: float = 0.08, flip: bool = True) -> Tensor:

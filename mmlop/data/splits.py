@@ -7,13 +7,13 @@ import json
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmlop.data.manifest import Manifest, Picture
-from mmlop.errors import MmlopError
+from mmlop.errors import MmlopError, listing
 from mmlop.files import dump_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,9 @@ class Draw:
 class Split:
     dataset: str
     manifest: str  # hash of the manifest it was drawn from
-    shots: int
     base: tuple[int, ...]  # labels
     novel: tuple[int, ...]
-    draws: dict[int, Draw]  # by seed
+    draws: dict[int, dict[int, Draw]]  # by shots, then by seed
 
     @property
     def hash(self) -> str:
@@ -51,7 +50,10 @@ class Split:
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
             claimed = stored.pop("hash")
-            draws = {int(seed): Draw(*map(tuple, pair)) for seed, pair in stored.pop("draws").items()}
+            draws = {
+                int(shots): {int(seed): Draw(*map(tuple, pair)) for seed, pair in seeds.items()}
+                for shots, seeds in stored.pop("draws").items()
+            }
             split = cls(**stored | {"base": tuple(stored["base"]), "novel": tuple(stored["novel"])}, draws=draws)
         except FileNotFoundError:
             raise MmlopError(f"{file} does not exist: make the splits first (`mmlop data split NAME`).") from None
@@ -65,43 +67,54 @@ class Split:
         return {
             "dataset": self.dataset,
             "manifest": self.manifest,
-            "shots": self.shots,
             "base": list(self.base),
             "novel": list(self.novel),
-            "draws": {str(seed): [list(draw.train), list(draw.val)] for seed, draw in self.draws.items()},
+            "draws": {
+                str(shots): {str(seed): [list(draw.train), list(draw.val)] for seed, draw in seeds.items()}
+                for shots, seeds in self.draws.items()
+            },
         }
 
 
-def make(manifest: Manifest, shots: int, seeds: Sequence[int]) -> Split:
-    """Draw ``shots`` training pictures per class for each seed.
+def halves(classes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Base and novel labels: the first half, rounded up, and the rest."""
+    base = math.ceil(classes / 2)
+    return tuple(range(base)), tuple(range(base, classes))
 
-    Raises MmlopError for a class without training pictures; warns once where a class has fewer than ``shots``.
+
+def make(manifest: Manifest, shots: Collection[int], seeds: Sequence[int]) -> Split:
+    """Draw training pictures per class for each number of ``shots`` and each seed.
+
+    Raises MmlopError for classes without training pictures; warns once where a class has fewer than ``shots``.
     """
     counts = dict.fromkeys(range(len(manifest.classes)), 0)
     for picture in manifest.of("train"):
         counts[picture.label] += 1
     if empty := [manifest.classes[label] for label, count in counts.items() if not count]:
-        raise MmlopError(f"{manifest.name}: class '{empty[0]}' has no training picture: add some, or take the class out.")
-    if few := [f"{manifest.classes[label]} ({count})" for label, count in counts.items() if count < shots]:
-        logger.warning("%s: fewer than %d training pictures for %s: all are taken", manifest.name, shots, ", ".join(few))
-    base = math.ceil(len(manifest.classes) / 2)
-    return Split(
-        manifest.name,
-        manifest.hash,
-        shots,
-        tuple(range(base)),
-        tuple(range(base, len(manifest.classes))),
-        {seed: draw(manifest, shots, seed) for seed in seeds},
-    )
+        raise MmlopError(
+            f"{manifest.name}: {listing(empty)} without a training picture: add some, or take the class out. A set that "
+            f"has none at all belongs under test_sets."
+        )
+    if few := [f"{manifest.classes[label]} ({count})" for label, count in counts.items() if count < max(shots)]:
+        named = ", ".join(few[:10]) + (f" and {len(few) - 10} more classes" if len(few) > 10 else "")
+        logger.warning("%s: fewer than %d training pictures for %s: all are taken", manifest.name, max(shots), named)
+    base, novel = halves(len(manifest.classes))
+    parts = {part: manifest.of(part) for part in ("train", "val")}
+    draws = {k: {seed: _draw(parts["train"], parts["val"], k, seed) for seed in seeds} for k in sorted(set(shots))}
+    return Split(manifest.name, manifest.hash, base, novel, draws)
 
 
 def draw(manifest: Manifest, shots: int, seed: int) -> Draw:
     """CoOp's sampler: Python's generator seeded with ``seed``; classes in order of first appearance; training before
     validation with one running generator; a class with too few pictures is taken whole, without a draw."""
+    return _draw(manifest.of("train"), manifest.of("val"), shots, seed)
+
+
+def _draw(train: Sequence[Picture], val: Sequence[Picture], shots: int, seed: int) -> Draw:
     generator = random.Random(seed)
-    train = _sample(manifest.of("train"), shots, generator)
-    val = _sample(manifest.of("val"), min(shots, VALIDATION_SHOTS), generator)
-    return Draw(tuple(p.path for p in train), tuple(p.path for p in val))
+    first = _sample(train, shots, generator)
+    second = _sample(val, min(shots, VALIDATION_SHOTS), generator)
+    return Draw(tuple(p.path for p in first), tuple(p.path for p in second))
 
 
 def _sample(pictures: Sequence[Picture], count: int, generator: random.Random) -> list[Picture]:

@@ -25,6 +25,8 @@ MANIFEST = Manifest(
         Picture("zebra/2.png", 0, "val", "c" * 16),
         Picture("ape/2.png", 1, "test", "d" * 16),
     ),
+    "content",
+    (("ape/3.png", "it is empty"),),
 )
 
 
@@ -32,7 +34,13 @@ def test_a_round_trip_keeps_everything_in_order(tmp_path: Path) -> None:
     MANIFEST.save(tmp_path / "manifest.json")
     assert Manifest.load(tmp_path / "manifest.json") == MANIFEST
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
-    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    stored = json.loads(text)
+    assert stored["pictures"] == [[p.path, p.label, p.part, p.content] for p in MANIFEST.pictures]
+    assert '\n    ["zebra/2.png", 0, "val", "cccccccccccccccc"],\n' in text  # a line each, so that a diff is readable
+    assert "zèbre" in text
+    empty = replace(MANIFEST, pictures=())
+    empty.save(tmp_path / "manifest.json")
+    assert Manifest.load(tmp_path / "manifest.json") == empty
 
 
 def test_parts_and_labels_are_selected_in_order() -> None:
@@ -49,6 +57,8 @@ def test_parts_and_labels_are_selected_in_order() -> None:
         {"template": "a drawing of a {}."},
         {"licence": "CC-BY"},
         {"source": "elsewhere"},
+        {"split": "own"},
+        {"skipped": ()},
         {"pictures": MANIFEST.pictures[::-1]},
         {"pictures": MANIFEST.pictures[:-1]},
         {"pictures": (replace(MANIFEST.pictures[0], content="e" * 16), *MANIFEST.pictures[1:])},

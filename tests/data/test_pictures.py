@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 import random
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, features
 from torchvision.transforms import RandomResizedCrop
 
-from mmlop.data import pictures
+from mmlop.data import pictures, reading
+from mmlop.data.manifest import Fetched, Manifest, Picture, content_of
 from mmlop.errors import MmlopError
 
 
@@ -80,6 +83,46 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path, suffix: str) -> None:
     assert (found == values[..., None] // 256).all()  # the upper byte
 
 
+def png(width: int, depth: int, colour: int, rows: list[bytes]) -> bytes:
+    """A PNG file of kinds that Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colours_keep_their_range(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png(7, 16, 2, [row.astype(">u2").tobytes() for row in values]))
+    assert (np.asarray(pictures.read(tmp_path / "a.png")) == values // 256).all()
+
+
+def test_cmyk_of_tiff_is_not_inverted_and_of_adobe_jpeg_is(tmp_path: Path) -> None:
+    """Both files mean a strong cyan: TIFF stores ink, Adobe's JPEG stores 255 less ink, and says so by its marker."""
+    ink = Image.new("CMYK", (16, 16), (230, 20, 10, 0))
+    ink.save(tmp_path / "a.tiff")
+    ink.save(tmp_path / "a.jpg", quality=100)
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    for name in ("a.tiff", "a.jpg"):
+        assert np.abs(np.asarray(pictures.read(tmp_path / name)).astype(int) - [25, 235, 245]).max() <= 3
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("F", np.float32), ("I", np.int32)])
+def test_numbers_of_no_agreed_range_are_refused(tmp_path: Path, mode: str, dtype: type) -> None:
+    Image.fromarray(np.linspace(0, 70_000, 64).reshape(8, 8).astype(dtype)).save(tmp_path / "a.tiff")
+    with pytest.raises(MmlopError, match=f"mode {mode}, have no agreed range"):
+        pictures.read(tmp_path / "a.tiff")
+
+
+def test_small_integers_are_grey(tmp_path: Path) -> None:
+    values = np.arange(64, dtype=np.int32).reshape(8, 8) * 4
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    assert (np.asarray(pictures.read(tmp_path / "a.tiff")) == values[..., None]).all()
+
+
 def test_palette_with_transparency_is_put_on_white(tmp_path: Path) -> None:
     image = Image.new("P", (8, 8), 0)
     image.putpalette([10, 20, 30, 200, 100, 50])
@@ -105,10 +148,20 @@ def test_other_modes(tmp_path: Path, mode: str) -> None:
     assert difference(pictures.read(tmp_path / "a.png"), image.convert("RGB")) == 0
 
 
-def test_an_animated_gif_is_its_first_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_an_animation_is_its_first_frame(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "lime", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert difference(pictures.read(tmp_path / "a.gif"), frames[0]) == 0
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
+    with Image.open(tmp_path / f"a.{suffix}") as stored:
+        assert getattr(stored, "n_frames", 1) == 3
+    assert difference(pictures.read(tmp_path / f"a.{suffix}"), frames[0]) == 0
+
+
+@pytest.mark.parametrize("name", ["Schrauben größer.png", "螺丝.png", "nai\u0308ve e\u0301.png"])
+def test_file_names_of_all_languages(tmp_path: Path, name: str) -> None:
+    noise(9, 9).save(tmp_path / name)
+    assert difference(pictures.read(tmp_path / name), noise(9, 9)) == 0
 
 
 def test_a_picture_in_memory_is_not_changed() -> None:
@@ -147,6 +200,74 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(MmlopError, match=r"huge\.png is not a readable picture \(Image size \(600 pixels\) exceeds limit"):
         pictures.read(tmp_path / "huge.png")
+
+
+def succeeds(data: bytes, quick: bool) -> bool:
+    try:
+        reading.decode(data, quick)
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_quick_look_refuses_what_a_whole_one_refuses(progressive: bool) -> None:
+    buffer, draws = io.BytesIO(), random.Random(0)
+    smooth(300, 200).save(buffer, format="JPEG", progressive=progressive)
+    found = []
+    for _ in range(150):
+        damaged = bytearray(buffer.getvalue())
+        for _ in range(draws.choice([1, 4])):
+            damaged[draws.randrange(draws.choice([700, len(damaged)]))] = draws.randrange(256)
+        data = bytes(damaged[: draws.choice([len(damaged), len(damaged), draws.randrange(len(damaged))])])
+        found.append(succeeds(data, quick=True))
+        assert found[-1] == succeeds(data, quick=False)
+    assert 20 < sum(found) < 130
+
+
+def test_between_the_limit_and_twice_it_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise(15, 10).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    assert pictures.read(tmp_path / "huge.png").size == (15, 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 149)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(MmlopError, match=r"150 pixels.* limit of 149"):
+        pictures.read(tmp_path / "huge.png")
+
+
+# Pictures that a manifest knows
+
+
+def test_a_picture_is_loaded_if_it_is_still_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    noise(12, 9).save(file)
+    content = content_of(file.read_bytes())
+    assert difference(pictures.load(file, content), pictures.read(file)) == 0
+    noise(12, 9, seed=1).save(file)
+    with pytest.raises(MmlopError, match=r"a\.png changed since its data set was fetched: .*`mmlop data fetch NAME`"):
+        pictures.load(file, content)
+    file.write_bytes(b"hello")
+    with pytest.raises(MmlopError, match=r"a\.png is not a readable picture \(of no known kind\)"):
+        pictures.load(file, content_of(b"hello"))
+    file.unlink()
+    with pytest.raises(MmlopError, match=r"a\.png is not, or no longer, on this machine: .*`mmlop data fetch NAME`"):
+        pictures.load(file, content)
+    with pytest.raises(MmlopError, match="cannot be read"):
+        pictures.load(tmp_path, content)
+
+
+# Decoded quickly, to see whether a file is whole
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_quick_look_sees_a_truncated_jpeg(progressive: bool) -> None:
+    buffer = io.BytesIO()
+    smooth(1200, 900).save(buffer, format="JPEG", progressive=progressive)
+    data = buffer.getvalue()
+    small = reading.decode(data, quick=True)
+    assert max(small.size) == 150  # an eighth
+    for length in (len(data) // 10, len(data) // 2, len(data) - 100, len(data) - 3):
+        with pytest.raises(OSError, match="truncated"):
+            reading.decode(data[:length], quick=True)
 
 
 def encoded() -> list[tuple[str, bytes]]:
@@ -197,19 +318,22 @@ def test_prepared_as_open_clip_does(width: int, height: int, size: int) -> None:
     assert torch.equal(ours.float() / 255, theirs(image))
 
 
-def test_prepared_files_are_stacked(tmp_path: Path) -> None:
-    paths = []
+def test_pictures_of_a_data_set_are_stacked(tmp_path: Path) -> None:
+    rows = []
     for index in range(3):
         noise(20 + index, 30, index).save(tmp_path / f"{index}.png")
-        paths.append(tmp_path / f"{index}.png")
-    together = pictures.prepare_files(paths, 16)
+        rows.append(Picture(f"{index}.png", 0, "train", content_of((tmp_path / f"{index}.png").read_bytes())))
+    data = Fetched(
+        Manifest("zoo", ("ape",), "a photo of a {}.", "CC0", "drawn", pictures=tuple(rows), split="given"), tmp_path
+    )
+    together = pictures.prepare_all(data, rows, 16)
     assert together.shape == (3, 3, 16, 16)
-    for one, path in zip(together, paths, strict=True):
-        assert torch.equal(one, pictures.prepare(pictures.read(path), 16))
-    assert pictures.prepare_files([], 16).shape == (0, 3, 16, 16)
-    whole = pictures.decode(paths[1])
+    for one, row in zip(together, rows, strict=True):
+        assert torch.equal(one, pictures.prepare(pictures.read(data.file(row)), 16))
+    assert pictures.prepare_all(data, [], 16).shape == (0, 3, 16, 16)
+    whole = pictures.decode(data, rows[1])
     assert whole.shape == (3, 30, 21)
-    assert torch.equal(whole, torch.tensor(np.asarray(Image.open(paths[1]))).permute(2, 0, 1))
+    assert torch.equal(whole, torch.tensor(np.asarray(Image.open(data.file(rows[1])))).permute(2, 0, 1))
 
 
 # Augmented for training

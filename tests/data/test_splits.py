@@ -79,14 +79,18 @@ def test_every_class_gives_its_shots_once(train: list[int], shots: int, seed: in
 
 def test_seeds_and_shots_differ_and_do_not_disturb_each_other() -> None:
     zoo = manifest([i % 3 for i in range(90)])
-    split = make(zoo, 4, [1, 2, 3])
-    assert len({draw.train for draw in split.draws.values()}) == 3
-    assert make(zoo, 4, [3]).draws[3] == split.draws[3]
+    split = make(zoo, [4], [1, 2, 3])
+    assert len({draw.train for draw in split.draws[4].values()}) == 3
+    assert make(zoo, [4], [3]).draws[4][3] == split.draws[4][3]
+    several = make(zoo, [16, 1, 4], [2, 3])
+    assert list(several.draws) == [1, 4, 16]
+    assert several.draws[4][3] == split.draws[4][3]
+    assert not set(several.draws[1][2].train) <= set(several.draws[4][2].train)  # drawn anew, as in CoOp
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 37, 101])
 def test_base_is_the_first_half_rounded_up(classes: int) -> None:
-    split = make(manifest(list(range(classes))), 1, [1])
+    split = make(manifest(list(range(classes))), [1], [1])
     assert len(split.base) == (classes + 1) // 2
     assert split.base + split.novel == tuple(range(classes))
 
@@ -94,31 +98,31 @@ def test_base_is_the_first_half_rounded_up(classes: int) -> None:
 def test_all_classes_are_drawn_whatever_is_base() -> None:
     zoo = manifest([i % 5 for i in range(50)])
     label_of = {picture.path: picture.label for picture in zoo.pictures}
-    assert {label_of[path] for path in make(zoo, 2, [1]).draws[1].train} == set(range(5))
+    assert {label_of[path] for path in make(zoo, [2], [1]).draws[2][1].train} == set(range(5))
 
 
 def test_too_few_pictures_are_all_taken_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     zoo = manifest([0] * 20 + [1] * 3 + [2] * 5)
     with caplog.at_level(logging.WARNING):
-        split = make(zoo, 16, [1, 2, 3])
+        split = make(zoo, [16], [1, 2, 3])
     assert len(caplog.records) == 1
     assert "zoo: fewer than 16 training pictures for class 1 (3), class 2 (5): all are taken" in caplog.text
-    assert all(len(draw.train) == 16 + 3 + 5 for draw in split.draws.values())
+    assert all(len(draw.train) == 16 + 3 + 5 for draw in split.draws[16].values())
 
 
 def test_no_warning_where_there_is_enough(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        make(manifest([0] * 16 + [1] * 16), 16, [1])
+        make(manifest([0] * 16 + [1] * 16), [16], [1])
     assert not caplog.records
 
 
 def test_a_class_without_pictures_is_an_error() -> None:
-    with pytest.raises(MmlopError, match="zoo: class 'class 1' has no training picture"):
-        make(manifest([0, 2, 2]), 1, [1])
+    with pytest.raises(MmlopError, match="zoo: class 1 without a training picture"):
+        make(manifest([0, 2, 2]), [1], [1])
 
 
 def test_a_round_trip_keeps_everything(tmp_path: Path) -> None:
-    split = make(manifest([i % 3 for i in range(30)], [0, 1, 2]), 4, [3, 1, 2])
+    split = make(manifest([i % 3 for i in range(30)], [0, 1, 2]), [4], [3, 1, 2])
     split.save(tmp_path / "split.json")
     loaded = Split.load(tmp_path / "split.json")
     assert loaded == split
@@ -128,18 +132,18 @@ def test_a_round_trip_keeps_everything(tmp_path: Path) -> None:
 
 def test_the_hash_changes_with_data_shots_and_seeds() -> None:
     zoo = manifest([i % 3 for i in range(30)])
-    hashes = [make(zoo, 4, [1]).hash, make(zoo, 2, [1]).hash, make(zoo, 4, [2]).hash, make(zoo, 4, [1, 2]).hash]
-    hashes.append(make(manifest([i % 3 for i in range(30)], [0]), 4, [1]).hash)
+    hashes = [make(zoo, [4], [1]).hash, make(zoo, [2], [1]).hash, make(zoo, [4], [2]).hash, make(zoo, [4], [1, 2]).hash]
+    hashes.append(make(manifest([i % 3 for i in range(30)], [0]), [4], [1]).hash)
     assert len(set(hashes)) == 5
-    assert make(zoo, 4, [1]).hash == hashes[0]
+    assert make(zoo, [4], [1]).hash == hashes[0]
 
 
 def test_an_edited_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "split.json"
     with pytest.raises(MmlopError, match=r"split\.json does not exist: make the splits first"):
         Split.load(file)
-    make(manifest([0, 1, 0, 1]), 1, [1]).save(file)
-    file.write_text(file.read_text().replace('"shots": 1', '"shots": 2'))
+    make(manifest([0, 1, 0, 1]), [1], [1]).save(file)
+    file.write_text(file.read_text().replace('"1": {', '"2": {'))
     with pytest.raises(MmlopError, match=r"split\.json was changed after it was written: make the splits again"):
         Split.load(file)
     for content in (
@@ -147,8 +151,9 @@ def test_an_edited_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
         "[]",
         "{}",
         "3",
-        '{"hash": "x", "draws": {"one": [[], []]}}',
-        '{"hash": "x", "draws": {"1": [[]]}}',
+        '{"hash": "x", "draws": {"one": {"1": [[], []]}}}',
+        '{"hash": "x", "draws": {"1": {"1": [[]]}}}',
+        '{"hash": "x", "draws": {"1": [[], []]}}',
     ):
         file.write_text(content)
         with pytest.raises(MmlopError, match=r"split\.json is not a split"):
