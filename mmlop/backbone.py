@@ -87,6 +87,14 @@ class Backbone:
         return float(cast(Tensor, self.model.logit_scale).detach().double().exp())
 
     @property
+    def identity(self) -> list[Any]:
+        """What decides its frozen features beside the input: weights, their type as computed with, activation, heads."""
+        blocks = (self.visual.transformer.resblocks[0], self.text.transformer.resblocks[0])
+        shapes = [[type(block.mlp.gelu).__name__, block.attn.num_heads] for block in blocks]
+        dtypes = [str(self.visual.conv1.weight.dtype), str(self.text.token_embedding.weight.dtype)]
+        return [self.name, self.fingerprint, self.precision, asdict(self.preprocessing), shapes, dtypes]
+
+    @property
     def device(self) -> torch.device:
         return cast(torch.device, self.visual.conv1.weight.device)
 

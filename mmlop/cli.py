@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmlop.cli_bench import bench
 from mmlop.cli_data import app as data_app
 from mmlop.cli_output import AsJson, Dataset, Device, Quiet, dvc, print_json, require_listed, show_table
 from mmlop.errors import MmlopError
@@ -29,6 +30,7 @@ params_app = typer.Typer(help="The configuration, params.yaml.", no_args_is_help
 registry_app = typer.Typer(help="Registered adapters: list, show, promote, sync.", no_args_is_help=True)
 for group, name in ((data_app, "data"), (registry_app, "registry"), (params_app, "params"), (mini_app, "mini")):
     app.add_typer(group, name=name)
+app.command("bench")(bench)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,6 +108,8 @@ def fetch(
         again = kind == "own" or (kind == "public" and _pictures_are_gone(dataset, params))  # which DVC cannot see
         dvc("repro", *(["--force", "--single-item"] if again else []), stage, quiet=quiet)
         return
+    if not quiet:
+        logging.basicConfig(level="INFO", format="%(message)s")  # a download says what it waits for
     manifest = datasets.fetch(datasets.get(dataset, params), root / "data" / dataset)
     if not quiet:
         typer.echo(f"{dataset}: {_summary(manifest)}; data/{dataset}/manifest.json lists them")
@@ -127,7 +130,7 @@ def show(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Counts per part and class, base and novel classes, template, licence and split of a fetched data set, and examples."""
+    """Counts per part and class, base and novel classes, template, licence and split of a fetched data set; examples."""
     from mmlop import config, scoring
     from mmlop.data import datasets
     from mmlop.data.sheet import sheet

@@ -109,8 +109,10 @@ class Train(Section):
     weight_decay: Weight = 5e-4
     crop: Share | None = None  # least share of the picture's area in a training view
     flip: bool | None = None  # mirror half of the views
+    views: Annotated[int, Field(ge=0)] = 0  # of every picture, drawn once for all epochs; 0: fresh ones in every epoch
     threads: Positive | None = None
     parallel_seeds: bool | None = None  # all seeds of a training in the same forward passes
+    compile: bool = False  # the forward pass, by torch.compile
 
 
 class Champion(Section):

@@ -42,6 +42,8 @@ def recipe(params: Params, backbone: Backbone) -> Recipe:
         weight_decay=train.weight_decay,
         crop=params.crop,
         flip=params.flip,
+        views=train.views,
+        compile=train.compile,
         consistency=Consistency(loss.text, loss.image, loss.logits).scaled_to(backbone.embed_dim, backbone.logit_scale),
         drift_correction=loss.drift_correction,
     )

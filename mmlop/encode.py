@@ -16,11 +16,13 @@ What is computed is the plain forward pass; what is *not* computed is everything
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mmlop.backbone import Backbone
 
@@ -50,7 +52,7 @@ def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = No
         else:
             query_rows = normed
         keys, values = _keys_values(block, normed)
-        attended = F.scaled_dot_product_attention(_heads(block, _queries(block, query_rows)), keys, values)
+        attended = _attend(_heads(block, _queries(block, query_rows)), keys, values)
         x = _finish(block, x, _merge(attended))
     pooled = _norm(visual.ln_post, x[:, 0])
     return _project(visual.proj, pooled)
@@ -87,24 +89,15 @@ def encode_text(backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor | 
         if 0 < index < depth:
             prefix = torch.cat([prefix[:, :1], prompted[:, index]], dim=1)
         normed_prefix, normed_own = _norm(block.ln_1, prefix), _norm(block.ln_1, own)
-        prefix_keys, prefix_values = _keys_values(block, normed_prefix)  # [S, H, 1 + n, d_h]
+        shared = _keys_values(block, normed_prefix)  # [S, H, 1 + n, d_h] each
         keys, values = _linear(block, normed_own, 1, 3).chunk(2, dim=-1)  # [S, T, d_t] each
-        keys = packing.with_prefix(prefix_keys, _heads(block, packing.pad(keys)))  # [S * C, H, 1 + n + Lmax, d_h]
-        values = packing.with_prefix(prefix_values, _heads(block, packing.pad(values)))
-        if index == len(blocks) - 1:  # only EOT leaves
-            own = own[:, packing.ends]  # [S, C, d_t]
-            queries = _queries(block, normed_own[:, packing.ends]).flatten(0, 1).unsqueeze(1)  # [S * C, 1, d_t]
-            attended = F.scaled_dot_product_attention(
-                _heads(block, queries), keys, values, attn_mask=packing.end_mask(sets, dtype)
-            )
-            own = _finish(block, own, _merge(attended).view_as(own))
-        else:
-            queries = packing.pad(_queries(block, normed_own)).flatten(0, 1)  # [S * C, Lmax, d_t]
-            attended = F.scaled_dot_product_attention(_heads(block, queries), keys, values, attn_mask=packing.mask(dtype))
-            own = _finish(block, own, packing.unpad(_merge(attended), sets))
-            attended = F.scaled_dot_product_attention(
-                _heads(block, _queries(block, normed_prefix)), prefix_keys, prefix_values, is_causal=True
-            )
+        last = index == len(blocks) - 1
+        if last:  # only EOT leaves
+            own, normed_own = own[:, packing.ends], normed_own[:, packing.ends]  # [S, C, d_t]
+        attended = _forgetful(packing.attend, block, _queries(block, normed_own), keys, values, *shared, last)
+        own = _finish(block, own, attended)
+        if not last:
+            attended = _attend(_heads(block, _queries(block, normed_prefix)), *shared, packing.prefix_mask(dtype))
             prefix = _finish(block, prefix, _merge(attended))
 
     features = _project(text.text_projection, _norm(text.ln_final, own))  # [S, C, d]
@@ -127,32 +120,72 @@ class Packing:
         self.slots = inside.flatten().nonzero().squeeze(1)  # [T] where a token lies in the padded rows
         self.rows = self.slots % self.longest + self.first_row  # [T] position in the sequence
 
-    def pad(self, packed: Tensor) -> Tensor:  # [S, T, d] -> [S, C, Lmax, d]
-        padded = packed.new_zeros(len(packed), self.classes * self.longest, packed.shape[-1])
-        return padded.index_copy(1, self.slots, packed).view(len(packed), self.classes, self.longest, -1)
-
-    def unpad(self, padded: Tensor, sets: int) -> Tensor:  # [S * C, Lmax, d] -> [S, T, d]
-        return padded.reshape(sets, self.classes * self.longest, padded.shape[-1])[:, self.slots]
-
-    def with_prefix(self, prefix: Tensor, own: Tensor) -> Tensor:
-        """Prefix keys [S, H, 1 + n, d_h] before each class's own [S, C, H, Lmax, d_h] -> [S * C, H, ..., d_h]."""
-        shared = prefix.unsqueeze(1).expand(-1, self.classes, -1, -1, -1)
-        return torch.cat([shared, own], dim=3).flatten(0, 1)
+    def attend(
+        self,
+        block: Any,
+        queries: Tensor,  # [S, T, d_t] of own tokens, or [S, C, d_t] of EOT alone
+        keys: Tensor,  # [S, T, d_t]
+        values: Tensor,  # [S, T, d_t]
+        prefix_keys: Tensor,  # [S, H, 1 + n, d_h]
+        prefix_values: Tensor,  # [S, H, 1 + n, d_h]
+        only_end: bool,
+    ) -> Tensor:
+        """Attention, shaped as ``queries``, to the prefix and to what lies before in each class's own text."""
+        sets = len(keys)
+        keys = self._behind(prefix_keys, _heads(block, self._pad(keys)))  # [S * C, H, 1 + n + Lmax, d_h]
+        values = self._behind(prefix_values, _heads(block, self._pad(values)))
+        mask = self.mask(queries.dtype)
+        if only_end:
+            rows = queries.flatten(0, 1).unsqueeze(1)  # [S * C, 1, d_t]
+            mask = mask[self.lengths - 1].repeat(sets, 1)[:, None, None]  # [S * C, 1, 1, 1 + n + Lmax]
+            return _merge(_attend(_heads(block, rows), keys, values, mask)).view_as(queries)
+        rows = self._pad(queries).flatten(0, 1)  # [S * C, Lmax, d_t]
+        attended = _merge(_attend(_heads(block, rows), keys, values, mask))
+        return attended.reshape(sets, self.classes * self.longest, -1)[:, self.slots]
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Additive causal mask [Lmax, 1 + n + Lmax]: the whole prefix, and own tokens up to the query's. A real token
         never sees padding, which lies behind it."""
-        blocked = torch.full((self.longest, self.longest), -torch.inf, dtype=dtype, device=self.slots.device).triu(1)
-        return F.pad(blocked, (self.first_row, 0))
+        return F.pad(self._causal(self.longest, dtype), (self.first_row, 0))
 
-    def end_mask(self, sets: int, dtype: torch.dtype) -> Tensor:
-        """The rows of the causal mask at each class's EOT, [S * C, 1, 1, 1 + n + Lmax]."""
-        return self.mask(dtype)[self.lengths - 1].repeat(sets, 1)[:, None, None]
+    def prefix_mask(self, dtype: torch.dtype) -> Tensor:
+        """The same among the rows SOS, p_1..p_n, [1 + n, 1 + n]."""
+        return self._causal(self.first_row, dtype)
+
+    def _causal(self, rows: int, dtype: torch.dtype) -> Tensor:
+        return torch.full((rows, rows), -torch.inf, dtype=dtype, device=self.slots.device).triu(1)
+
+    def _pad(self, packed: Tensor) -> Tensor:  # [S, T, d] -> [S, C, Lmax, d]
+        padded = packed.new_zeros(len(packed), self.classes * self.longest, packed.shape[-1])
+        return padded.index_copy(1, self.slots, packed).view(len(packed), self.classes, self.longest, -1)
+
+    def _behind(self, prefix: Tensor, own: Tensor) -> Tensor:
+        """Prefix keys [S, H, 1 + n, d_h] before each class's own [S, C, H, Lmax, d_h] -> [S * C, H, ..., d_h]."""
+        shared = prefix.unsqueeze(1).expand(-1, self.classes, -1, -1, -1)
+        return torch.cat([shared, own], dim=3).flatten(0, 1)
+
+
+def _forgetful(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """What ``function`` gives, with its intermediate results computed again for the gradient instead of kept: of attention
+    in packed text they are large (the padding) and cheap."""
+    found: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return found
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention [..., rows, d_h]. On a CPU torch's own is slow with a mask and, backwards, in bf16 (14 times)."""
+    if queries.device.type != "cpu" or (mask is None and queries.dtype != torch.bfloat16):
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    scores = queries * queries.shape[-1] ** -0.5 @ keys.mT
+    if mask is not None:
+        scores = scores + mask
+    weights: Tensor = (scores if scores.dtype == torch.float64 else scores.float()).softmax(dim=-1)
+    return weights.to(values.dtype) @ values
 
 
 def _batched(prompts: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor:
     """Prompts as [batch, J, n, d] (J = n = 0 for None)."""
-    if prompts is None or prompts.shape[-2] == 0:
+    if prompts is None or 0 in prompts.shape[-3:-1]:
         return torch.empty(batch, 0, 0, 0)
     prompts = prompts.to(dtype)
     return prompts.expand(batch, -1, -1, -1) if prompts.dim() == 3 else prompts

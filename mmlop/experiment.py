@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmlop import evaluation as ev
+from mmlop import mode
 from mmlop.adapter import Adapter, AdapterInfo, Origin, PromptsRecord, record
 from mmlop.backbone import Backbone
 from mmlop.classifier import Classifier
@@ -22,12 +24,14 @@ from mmlop.data.manifest import Fetched, Manifest, Picture
 from mmlop.data.pictures import decode, prepare_all
 from mmlop.data.splits import Split
 from mmlop.errors import MmlopError
-from mmlop.features import frozen_text, image_features
+from mmlop.features import frozen_images, frozen_text
 from mmlop.prompts import PromptShape
 from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT, Training, shots_needed
-from mmlop.training import Epoch, Fit, Shots, fit_together, mode
+from mmlop.training import Epoch, Fit, fit_together
+from mmlop.views import Shots
 
 RANKED_BY = ("validation", "accuracy_estimate")
+DECODED_BYTES = 2 * 1024**3  # of training pictures kept in memory between trainings
 FOLDS = 5  # of the estimate where pictures are too few for a test part
 
 Metrics = dict[str, float]  # percent
@@ -63,6 +67,7 @@ class Bench:
         self.recipe = recipe(params, backbone)
         self.anchor_templates = templates.get(params.profile.templates)
         self.checkpoints: Path | None = None
+        self._decoded: dict[str, Tensor] = {}
         self._prepared: dict[str, tuple[Tensor, Tensor]] = {}
         prompt_shape(params, backbone)
 
@@ -107,8 +112,10 @@ class Bench:
 
     def zero_shot(self) -> Metrics:
         """Accuracies of the frozen CLIP with the data set's template."""
-        pictures, labels = self.prepared("test" if self.has_parts else "train")
-        images = image_features(self.backbone, pictures)
+        part = "test" if self.has_parts else "train"
+        pictures, labels = self.prepared(part)
+        contents = [picture.content for picture in self.manifest.of(part)]
+        images = frozen_images(self.backbone, pictures, contents)
         text = frozen_text(self.backbone, self.manifest.classes, [self.manifest.template])
         halves = {"base": self.split.base, "novel": self.split.novel}
         return self._accuracies(
@@ -150,7 +157,7 @@ class Bench:
             replace(self.recipe, epochs=training.epochs or self.recipe.epochs),
             {
                 seed: Shots(
-                    [decode(self.data, picture) for picture in pictures],
+                    [self._decode(picture) for picture in pictures],
                     torch.tensor([order[picture.label] for picture in pictures]),
                     classes,
                     self.manifest.template,
@@ -172,6 +179,16 @@ class Bench:
             )
             for seed, result in found.items()
         }
+
+    def _decode(self, picture: Picture) -> Tensor:
+        """The whole picture; kept for other seeds and trainings as long as there is room."""
+        if (known := self._decoded.get(picture.content)) is not None:
+            return known
+        least = math.ceil(self.backbone.preprocessing.size / math.sqrt(self.recipe.crop))  # so that no view is magnified
+        found = decode(self.data, picture, least)
+        if sum(one.nbytes for one in self._decoded.values()) < DECODED_BYTES:
+            self._decoded[picture.content] = found
+        return found
 
     def _shots(self, shots: int, seed: int, labels: Container[int], without: Container[str] = ()) -> list[Picture]:
         drawn = (self._shots_by_path[path] for path in self.split.draws[shots][seed].train if path not in without)
@@ -285,7 +302,7 @@ class Bench:
                 shots=training.shots,
                 seed=seed,
                 params=params,
-                mode=mode(self.backbone, together),
+                mode=mode.of(self.backbone, together),
             ),
             metrics={},
         )

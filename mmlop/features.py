@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mmlop import cache, mode
 from mmlop.backbone import Backbone
 from mmlop.encode import Packing, encode_image, encode_text
 from mmlop.losses import correct_drift, unit
 
 CHUNK = 256  # texts or pictures per forward pass without gradients
 
-# What a process has computed of each backbone: features by (class name, templates). They are frozen, so once is enough.
-_frozen: WeakKeyDictionary[Backbone, dict[tuple[str, tuple[str, ...]], Tensor]] = WeakKeyDictionary()
+# What a process has computed of each backbone: features by (class names, templates). Whole sets, not single names: in which
+# company a name is encoded decides its last bit, which should not depend on what was asked before.
+_frozen: WeakKeyDictionary[Backbone, dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor]] = WeakKeyDictionary()
 
 
 def spoken(class_name: str) -> str:
@@ -30,15 +34,36 @@ def frozen_text(backbone: Backbone, class_names: Sequence[str], templates: Seque
     Several templates give the anchor; a data set's own template alone gives the zero-shot classifier.
     """
     known = _frozen.setdefault(backbone, {})
-    key = tuple(templates)
-    names = [spoken(name) for name in class_names]
-    new = list(dict.fromkeys(name for name in names if (name, key) not in known))
-    texts = [template.replace("{}", name) for name in new for template in templates]
-    chunks = [encode_text(backbone, backbone.tokenize(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)]
-    if new:
-        features = unit(torch.cat(chunks)).view(len(new), len(templates), -1)  # [new, templates, d]
-        known |= {(name, key): feature for name, feature in zip(new, unit(features.mean(dim=1)), strict=True)}
-    return torch.stack([known[name, key] for name in names])
+    names, templates = tuple(spoken(name) for name in class_names), tuple(templates)
+
+    def compute() -> Tensor:  # [C, d]
+        texts = [template.replace("{}", name) for name in names for template in templates]
+        chunks = [encode_text(backbone, backbone.tokenize(texts[i : i + CHUNK])) for i in range(0, len(texts), CHUNK)]
+        features = unit(torch.cat(chunks)).view(len(names), len(templates), -1)  # [C, templates, d]
+        return unit(features.mean(dim=1))
+
+    if (names, templates) not in known:
+        known[names, templates] = _kept(backbone, "texts", [names, templates], len(names), compute)
+    return known[names, templates].clone()
+
+
+def frozen_images(backbone: Backbone, pictures: Tensor, contents: Sequence[str]) -> Tensor:
+    """f [N, d] of prepared pictures [N, 3, S, S] with these content hashes, encoded once and for all."""
+    return _kept(
+        backbone, "images", [contents, pictures.shape[-1]], len(contents), lambda: image_features(backbone, pictures)
+    )
+
+
+def _kept(backbone: Backbone, kind: str, about: Any, count: int, compute: Callable[[], Tensor]) -> Tensor:
+    """Frozen features from the cache, whose key is all they depend on: the model, how it computes, and ``about``."""
+    wide = next(backbone.model.parameters()).dtype == torch.float64
+    key = [backbone.identity, mode.of(backbone), about]
+
+    def fill(target: np.ndarray) -> None:
+        target[:] = compute().cpu().numpy()
+
+    dtype = "float64" if wide else "float32"
+    return cache.tensor(kind, key, (count, backbone.embed_dim), dtype, fill).to(backbone.device)
 
 
 def prompted_tokens(backbone: Backbone, class_names: Sequence[str], prompts: int) -> Tensor:

@@ -53,11 +53,9 @@ def score(classifier: Classifier, data: Fetched, part: str = "test") -> Score:
     return Score(len(pictures), ev.top1(scores, labels), ev.calibration_error(scores, labels), per_class)
 
 
-def logits(classifier: Classifier, data: Fetched, pictures: Iterable[Picture], classes: Sequence[str]) -> Tensor:
+def logits(classifier: Classifier, data: Fetched, pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor:
     """tau f' w*^T [N, C] of pictures of a fetched data set over ``classes``, in bounded memory."""
-    size = classifier.backbone.preprocessing.size
-    found = [classifier.logits(prepare_all(data, batch, size), classes) for batch in _batched(pictures)]
-    return torch.cat(found) if found else torch.empty(0, len(classes))
+    return classifier.logits(prepare_all(data, pictures, classifier.backbone.preprocessing.size), classes)
 
 
 def picture_files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -6,30 +6,26 @@ import hashlib
 import json
 import logging
 import math
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmlop import mode
 from mmlop.backbone import Backbone
-from mmlop.data.pictures import augment
 from mmlop.encode import Packing, encode_image
 from mmlop.errors import MmlopError
-from mmlop.features import image_features, prompted_text, prompted_tokens
+from mmlop.features import prompted_text, prompted_tokens
 from mmlop.files import replacing
 from mmlop.losses import Consistency, loss_terms, unit
 from mmlop.prompts import Factors, PromptShape, compose, initialise
+from mmlop.views import Shots, Views
 
 logger = logging.getLogger(__name__)
-
-AHEAD = 64  # views whose frozen features are computed in one pass
 
 Epoch = dict[str, float]  # mean of each loss term, training accuracy in percent, learning rate
 
@@ -47,8 +43,10 @@ class Recipe:
     weight_decay: float = 5e-4
     crop: float = 0.08  # least share of the picture's area in a training view
     flip: bool = True  # mirror half of the views
+    views: int = 0  # of every picture, drawn once and their frozen features kept; 0: fresh ones in every epoch
     consistency: Consistency = field(default_factory=Consistency)
     drift_correction: bool = True
+    compile: bool = False  # torch.compile the forward pass: minutes at first, faster steps after
 
     def rate(self, epoch: int) -> float:
         """Learning rate of an epoch (from 0): constant warm-up, then a cosine over ``epochs`` that starts at its top, as
@@ -56,17 +54,6 @@ class Recipe:
         if epoch < self.warmup_epochs:
             return self.warmup_rate
         return self.learning_rate * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs)) / 2
-
-
-@dataclass(frozen=True)
-class Shots:
-    """The labelled pictures of one few-shot task, in memory."""
-
-    pictures: Sequence[Tensor]  # uint8 [3, H, W] each
-    labels: Tensor  # [N], 0 .. C-1
-    classes: tuple[str, ...]
-    template: str  # the data set's; its words before {} initialise layer 0
-    anchors: Tensor  # w [C, d], frozen text features averaged over the template list
 
 
 @dataclass(frozen=True)
@@ -118,12 +105,13 @@ def fit_together(
     optimiser = torch.optim.SGD(
         list(factors.values()), lr=recipe.warmup_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
+    views = {seed: Views(backbone, recipe, one, seed) for seed, one in shots.items()}
     checkpoint = checkpoints / f"{_key(backbone, shape, recipe, shots)}.safetensors" if checkpoints else None
     history = _resume(checkpoint, factors, optimiser) if checkpoint else []
     for epoch in range(len(history), recipe.epochs):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(epoch)
-        history.append(_epoch(backbone, recipe, shots, texts, factors, optimiser, epoch, name))
+        history.append(_epoch(backbone, recipe, views, first.anchors, texts, factors, optimiser, epoch, name))
         if checkpoint:
             _save(checkpoint, factors, optimiser, history)
         if on_epoch:
@@ -138,7 +126,8 @@ def fit_together(
 def _epoch(
     backbone: Backbone,
     recipe: Recipe,
-    shots: Mapping[int, Shots],
+    views: Mapping[int, Views],
+    anchors: Tensor,
     texts: Packing,
     factors: Factors,
     optimiser: torch.optim.Optimizer,
@@ -146,55 +135,47 @@ def _epoch(
     name: str,
 ) -> list[Epoch]:
     """One pass over the shots of S seeds. Nothing in a step waits for the device."""
-    anchors = next(iter(shots.values())).anchors
     steps: list[dict[str, Tensor]] = []  # [S] each
-    batches = zip(*(_batches(backbone, recipe, one, seed, epoch) for seed, one in shots.items()), strict=True)
-    for batch in batches:
-        views, frozen, labels = (torch.stack(parts) for parts in zip(*batch, strict=True))  # [S, B, ...]
-        vision, text = compose(factors)  # [S, J, n, d_v], [S, J, n, d_t]
-        per_view = vision.repeat_interleave(views.shape[1], dim=0)  # [S * B, J, n, d_v]
-        features = encode_image(backbone, backbone.normalise(views.flatten(0, 1)), per_view)
-        image = unit(features).view_as(frozen)  # f' [S, B, d]
-        classes = prompted_text(backbone, texts, text, anchors, recipe.drift_correction)  # w* [S, C, d]
-        terms = loss_terms(image, classes, frozen, anchors, labels, backbone.logit_scale, recipe.consistency)
+    measure = torch.compile(_measure) if recipe.compile else _measure
+    for batch in zip(*(one.batches(epoch) for one in views.values()), strict=True):
+        shown, frozen, labels = (torch.stack(parts) for parts in zip(*batch, strict=True))  # [S, B, ...]
+        terms = measure(backbone, recipe, texts, anchors, factors, shown, frozen, labels)
         optimiser.zero_grad()
         terms["loss"].sum().backward()
         optimiser.step()
-        hits = (image.detach() @ classes.detach().mT).argmax(dim=-1) == labels  # [S, B]
-        steps.append({key: value.detach() for key, value in terms.items()} | {"accuracy": 100 * hits.float().mean(dim=-1)})
+        steps.append({key: value.detach() for key, value in terms.items()})
     found = {key: torch.stack([step[key] for step in steps]).cpu().double() for key in steps[0]}  # [steps, S]
     finite = torch.stack([value.isfinite().flatten(1).all(dim=1) for value in factors.values()]).all(dim=0).cpu()  # [S]
-    for index, seed in enumerate(shots):
+    for index, seed in enumerate(views):
         losses = found["loss"][:, index]
         if not (losses.isfinite().all() and finite[index]):  # the last step may have spoilt the factors alone
             bad = [*(~losses.isfinite()).nonzero().flatten().tolist(), len(steps) - 1][0]
             raise _diverged(name, seed, epoch, bad, losses[bad])
     return [
         {key: value[:, index].mean().item() for key, value in found.items()} | {"learning_rate": recipe.rate(epoch)}
-        for index in range(len(shots))
+        for index in range(len(views))
     ]
 
 
-def _batches(
-    backbone: Backbone, recipe: Recipe, shots: Shots, seed: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """An epoch's batches on the model's device: augmented views [B, 3, S, S], their frozen features f [B, d], labels [B].
-
-    The draws depend on (seed, epoch) alone, so that resuming needs no generator state. An incomplete last batch is dropped,
-    as in Dassl. The frozen features of several batches are computed at once, which a small backbone does much faster.
-    """
-    generator = torch.Generator().manual_seed(_draws(seed, epoch))
-    order = torch.randperm(len(shots.labels), generator=generator)
-    size = min(recipe.batch_size, len(order))
-    order = order[: len(order) // size * size]
-    for chosen in order.split(max(1, AHEAD // size) * size):
-        pictures = [shots.pictures[i] for i in chosen.tolist()]
-        views = torch.stack(
-            [augment(p, backbone.preprocessing.size, generator, recipe.crop, recipe.flip) for p in pictures]
-        )
-        views, labels = backbone.take(views), backbone.take(shots.labels[chosen])
-        frozen = image_features(backbone, views)
-        yield from zip(views.split(size), frozen.split(size), labels.split(size), strict=True)
+def _measure(
+    backbone: Backbone,
+    recipe: Recipe,
+    texts: Packing,
+    anchors: Tensor,  # w [C, d]
+    factors: Factors,
+    views: Tensor,  # uint8 [S, B, 3, H, W]
+    frozen: Tensor,  # f [S, B, d]
+    labels: Tensor,  # [S, B]
+) -> dict[str, Tensor]:
+    """The loss terms of S seeds, [S] each, and their accuracies in percent."""
+    vision, text = compose(factors)  # [S, J, n, d_v], [S, J, n, d_t]
+    per_view = vision.repeat_interleave(views.shape[1], dim=0)  # [S * B, J, n, d_v]
+    features = encode_image(backbone, backbone.normalise(views.flatten(0, 1)), per_view)
+    image = unit(features).view_as(frozen)  # f' [S, B, d]
+    classes = prompted_text(backbone, texts, text, anchors, recipe.drift_correction)  # w* [S, C, d]
+    terms = loss_terms(image, classes, frozen, anchors, labels, backbone.logit_scale, recipe.consistency)
+    hits = (image.detach() @ classes.detach().mT).argmax(dim=-1) == labels  # [S, B]
+    return terms | {"accuracy": 100 * hits.float().mean(dim=-1)}
 
 
 def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> MmlopError:
@@ -204,25 +185,10 @@ def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> Mmlo
     )
 
 
-def mode(backbone: Backbone, seeds_together: int = 1) -> dict[str, Any]:
-    """What must be alike, beside data, params and seed, for the same bits."""
-    return {
-        "seeds_together": seeds_together,
-        "device": str(backbone.device),
-        "machine": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "libraries": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "pillow")},
-    }
-
-
-def _draws(seed: int, epoch: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8], "big") >> 1
-
-
 def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Mapping[int, Shots]) -> str:
     """Everything that decides the result, as a short name."""
     digest = hashlib.sha256()
-    about = [backbone.fingerprint, backbone.precision, mode(backbone, len(shots)), asdict(shape), asdict(recipe)]
+    about = [backbone.fingerprint, backbone.precision, mode.of(backbone, len(shots)), asdict(shape), asdict(recipe)]
     digest.update(json.dumps(about, sort_keys=True).encode())
     for seed, one in shots.items():
         digest.update(json.dumps([seed, one.labels.tolist(), one.classes, one.template]).encode())

@@ -21,11 +21,9 @@ from mmlop.data.manifest import Fetched
 from mmlop.data.pictures import prepare_all
 from mmlop.errors import MmlopError
 from mmlop.experiment import Metrics, Trained, summarise
-from mmlop.features import frozen_text, image_features
+from mmlop.features import frozen_images, frozen_text
 from mmlop.files import replacing, write_json
 from mmlop.results import Record, write_records
-
-BATCH = 64  # pictures in memory at once
 
 
 def save(folder: Path, trained: Mapping[int, Trained]) -> None:
@@ -47,23 +45,21 @@ def measure(adapters: Mapping[int, Adapter], backbone: Backbone, target: Fetched
     """Accuracy and calibration error on the target's test pictures, with all of the target's classes and no others as
     candidates: of the frozen CLIP with the target's template, and of each adapter.
 
-    Every picture is decoded once. Raises MmlopError for a target without test pictures.
+    Raises MmlopError for a target without test pictures.
     """
     manifest = target.manifest
     pictures = manifest.of("test")
     if not pictures:
         raise MmlopError(f"{manifest.name} has no test pictures, so nothing can be transferred to it.")
     text = frozen_text(backbone, manifest.classes, [manifest.template])
-    classifiers = {seed: Classifier(adapter, backbone) for seed, adapter in adapters.items()}
-    zero_shot: list[Tensor] = []
-    found: dict[int, list[Tensor]] = {seed: [] for seed in adapters}
-    for start in range(0, len(pictures), BATCH):
-        prepared = prepare_all(target, pictures[start : start + BATCH], backbone.preprocessing.size)
-        zero_shot.append((backbone.logit_scale * image_features(backbone, prepared) @ text.T).cpu())
-        for seed, classifier in classifiers.items():
-            found[seed].append(classifier.logits(prepared, manifest.classes))
+    prepared = prepare_all(target, pictures, backbone.preprocessing.size)
+    images = frozen_images(backbone, prepared, [picture.content for picture in pictures])
     labels = torch.tensor([picture.label for picture in pictures])
-    return _scores(zero_shot, labels), {seed: _scores(logits, labels) for seed, logits in found.items()}
+    zero_shot = _scores((backbone.logit_scale * images @ text.T).cpu(), labels)
+    return zero_shot, {
+        seed: _scores(Classifier(adapter, backbone).logits(prepared, manifest.classes), labels)
+        for seed, adapter in adapters.items()
+    }
 
 
 def write(
@@ -88,9 +84,5 @@ def write(
     return summary | {"zero_shot": zero_shot["accuracy"]}
 
 
-def _scores(logits: list[Tensor], labels: Tensor) -> Metrics:
-    together = torch.cat(logits)
-    return {
-        "accuracy": round(ev.top1(together, labels), 4),
-        "ece": round(ev.calibration_error(together, labels), 4),
-    }
+def _scores(logits: Tensor, labels: Tensor) -> Metrics:
+    return {"accuracy": round(ev.top1(logits, labels), 4), "ece": round(ev.calibration_error(logits, labels), 4)}

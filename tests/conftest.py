@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from mmlop.backbone import Backbone, Preprocessing, wrap
 
 torch.set_num_threads(1)
+os.environ["MMLOP_CACHE"] = tempfile.mkdtemp(prefix="mmlop-cache-")  # for the clones and processes of tests too
+atexit.register(shutil.rmtree, os.environ["MMLOP_CACHE"], ignore_errors=True)
 
 
 def tiny_clip(seed: int = 0, text_context: int = 77) -> open_clip.model.CLIP:

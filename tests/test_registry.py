@@ -162,7 +162,7 @@ def test_resolve_finds_the_same_adapter_by_every_name(
     (stored,) = (project / "mlartifacts").rglob("adapter.json")
     stored.write_text(stored.read_text() + " ")
     registry.resolve("models:/mmlop-toy/1")  # fetched and checked before
-    monkeypatch.setenv("XDG_CACHE_HOME", str(project / "another"))
+    monkeypatch.setenv("MMLOP_CACHE", str(project / "another"))
     with pytest.raises(MmlopError, match="was changed after it was registered"):
         registry.resolve("models:/mmlop-toy/1")
     shutil.rmtree(stored.parent)

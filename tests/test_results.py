@@ -30,6 +30,7 @@ NAMES = ("red", "green", "blue", "dark", "light")
 LEVELS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (20, 20, 20), (230, 230, 230))
 SEEDS = (1, 2)
 SHOTS = (1, 2, 4)
+TRAINING = Training("all_classes", 2)
 
 
 def fill(folder: Path) -> Manifest:
@@ -253,9 +254,10 @@ def test_splits_of_other_data_are_refused(bench: Bench, params: config.Params, b
 
 def test_a_picture_that_is_gone_is_named(params: config.Params, backbone: Backbone, tmp_path: Path) -> None:
     manifest = fill(tmp_path)
-    (tmp_path / "test-1-0.png").unlink()
-    with pytest.raises(MmlopError, match=r"test-1-0\.png is not, or no longer, on this machine"):
-        Bench(params, backbone, Fetched(manifest, tmp_path), splits.make(manifest, SHOTS, SEEDS)).zero_shot()
+    for number in range(4):
+        (tmp_path / f"train-1-{number}.png").unlink()
+    with pytest.raises(MmlopError, match=r"train-1-\d\.png is not, or no longer, on this machine"):
+        Bench(params, backbone, Fetched(manifest, tmp_path), splits.make(manifest, SHOTS, SEEDS)).run(TRAINING, SEEDS)
 
 
 def test_training_leaves_the_global_generator_alone(bench: Bench) -> None:

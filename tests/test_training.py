@@ -22,10 +22,11 @@ from mmlop.backbone import Backbone, fingerprint_of, load, wrap
 from mmlop.data.mini.benchmark import TASKS, render
 from mmlop.data.pictures import augment
 from mmlop.errors import MmlopError
-from mmlop.features import frozen_text
+from mmlop.features import frozen_text, image_features
 from mmlop.losses import Consistency
 from mmlop.prompts import PromptShape, initialise
-from mmlop.training import Epoch, Fit, Recipe, Shots, fit, fit_together
+from mmlop.training import Epoch, Fit, Recipe, fit, fit_together
+from mmlop.views import Shots, Views
 
 SHAPE = PromptShape(2, 2, 1, 32, 32)
 NAMES = ("red", "green", "blue")
@@ -325,6 +326,34 @@ def test_a_checkpoint_of_anything_else_is_not_used(backbone: Backbone, shots: Sh
     assert epochs_trained(backbone, shots, tmp_path, seed=2)[0] == every
     assert epochs_trained(wrap(tiny_clip(1), "tiny", "random"), shots, tmp_path)[0] == every
     assert epochs_trained(backbone, shots, tmp_path)[0] == [2, 3]  # the first one is still there
+
+
+# A bank of views
+
+
+def test_a_bank_shows_the_same_views_with_the_same_features_in_every_epoch(backbone: Backbone, shots: Shots) -> None:
+    views = Views(backbone, replace(RECIPE, views=3), shots, seed=1)
+    seen: dict[bytes, Tensor] = {}
+    for epoch in range(12):
+        for batch, frozen, labels in views.batches(epoch):
+            assert len(batch) == len(frozen) == len(labels) == 4
+            for view, feature in zip(batch, frozen, strict=True):
+                assert torch.equal(seen.setdefault(view.numpy().tobytes(), feature), feature)
+    assert 30 < len(seen) <= 36  # three of each of twelve pictures, nearly all of them shown by now
+    every = torch.stack([torch.frombuffer(bytearray(one), dtype=torch.uint8).view(3, 32, 32) for one in seen])
+    assert torch.allclose(torch.stack(list(seen.values())), image_features(backbone, every), atol=1e-6)
+    fresh = Views(backbone, RECIPE, shots, seed=1)
+    assert (
+        len({view.numpy().tobytes() for epoch in range(12) for batch, _, _ in fresh.batches(epoch) for view in batch}) > 100
+    )
+
+
+def test_training_from_a_bank_learns_and_repeats(backbone: Backbone, shots: Shots) -> None:
+    recipe = replace(RECIPE, epochs=8, consistency=Consistency(0, 0, 0), views=2)
+    one = fit(backbone, SHAPE, recipe, shots, seed=1)
+    assert one.history[-1]["loss"] < 0.9 * one.history[0]["loss"]
+    assert same(one, fit(backbone, SHAPE, recipe, shots, seed=1))
+    assert not same(one, fit(backbone, SHAPE, replace(recipe, views=3), shots, seed=1))
 
 
 # Several seeds in the same passes

@@ -30,9 +30,8 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Fetched:
-    """More test pictures than fit into one batch."""
     folder, generator, rows = tmp_path_factory.mktemp("cars"), np.random.default_rng(3), []
-    for number in range(transfer.BATCH + 11):
+    for number in range(40):
         file = folder / f"{number:03d}.png"
         Image.fromarray(generator.integers(0, 256, (33, 40, 3), dtype=np.uint8)).save(file)
         part = "test" if number else "train"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from mmlop.errors import MmlopError
 from mmlop.files import write_json
@@ -19,8 +20,12 @@ from mmlop.files import write_json
 if TYPE_CHECKING:
     from requests import Response, Session
 
+logger = logging.getLogger(__name__)
+
 LEAST = 1024  # bytes; an attempt, or `timeout` seconds, that brings less counts as nothing
 LONGEST_PAUSE = 60.0  # seconds
+CONNECTING = 10.0  # seconds at most until a connection stands
+KNOCKS = 2  # attempts at an address that cannot be reached at all: waiting longer seldom helps
 CHUNK = 1 << 20
 BUSY = (408, 425, 429)  # beside 5xx: a status that may be another one soon
 
@@ -46,8 +51,9 @@ def download(remote: Remote, folder: Path, *, attempts: int = 5, timeout: float 
     """The file ``folder/remote.name``: taken as it is where it is there already and right, otherwise downloaded.
 
     An address is left for the next one when it refuses the file, sends a wrong one, or fails ``attempts`` times without
-    bringing anything, with ``pause`` seconds before the second attempt and twice as many before each further one. What
-    has come is kept in ``folder/remote.name.part``, and a later call goes on from there, in another process too.
+    bringing anything (two times are enough where there never was a connection), with ``pause`` seconds before the second
+    attempt and twice as many before each further one. What has come is kept in ``folder/remote.name.part``, and a later
+    call goes on from there, in another process too. Each address and each further attempt is logged.
 
     Raises MmlopError if the file that is there is a wrong one, if no address gives it, or if the disk is too small.
     """
@@ -115,6 +121,10 @@ class _Cut(Exception):
     """The file did not come, or not all of it: the next attempt may bring more."""
 
 
+class _NoConnection(_Cut):
+    """The address could not be reached: no network, no such host, nobody listening, a proxy that does not help."""
+
+
 @dataclass
 class _Part:
     """What has come of a file so far, and where from."""
@@ -162,13 +172,15 @@ def _from_anywhere(remote: Remote, part: _Part, attempts: int, timeout: float, p
     """Try the addresses in turn, the one that the part came from first; raises MmlopError when all have failed."""
     import requests
 
-    reasons = []
+    reasons: list[str] = []
     with requests.Session() as session:
         for url in sorted(remote.urls, key=lambda url: url != part.url):
+            logger.info("%s: asking %s", remote.name, urlsplit(url).netloc)
             try:
                 _from(session, url, remote, part, attempts, timeout, pause)
             except _Refused as reason:
                 reasons.append(f"{url}: {reason}")
+                logger.info("%s: %s, so it is given up there", remote.name, reason)
             else:
                 part.file.replace(part.whole)
                 part.clear()
@@ -181,16 +193,19 @@ def _from_anywhere(remote: Remote, part: _Part, attempts: int, timeout: float, p
 
 def _from(session: Session, url: str, remote: Remote, part: _Part, attempts: int, timeout: float, pause: float) -> None:
     """The whole file, verified, into the part file. Raises _Refused."""
-    failures, farthest, again = 0, part.size, False
+    failures, farthest, again, reached = 0, part.size, False, False
     while True:
         try:
             _ask(session, url, remote, part, timeout)
         except _Cut as cut:
             progress = part.size >= farthest + LEAST
             failures, farthest = (0 if progress else failures + 1), max(farthest, part.size)
-            if failures == attempts:
-                raise _Refused(f"{cut}, {attempts} times") from cut
-            time.sleep(min(pause * 2 ** max(failures - 1, 0), LONGEST_PAUSE))
+            reached |= not isinstance(cut, _NoConnection)
+            if failures >= (attempts if reached else min(attempts, KNOCKS)):
+                raise _Refused(f"{cut}, {failures} times") from cut
+            wait = min(pause * 2 ** max(failures - 1, 0), LONGEST_PAUSE)
+            logger.info("%s: %s, once more in %g s", remote.name, cut, wait)
+            time.sleep(wait)
             continue
         wrong = _wrong(remote, part.file)
         if not wrong:
@@ -213,7 +228,7 @@ def _ask(session: Session, url: str, remote: Remote, part: _Part, timeout: float
     if start:
         headers |= {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
     try:
-        with session.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+        with session.get(url, headers=headers, stream=True, timeout=(min(CONNECTING, timeout), timeout)) as answer:
             if start and answer.status_code == 416:
                 _nothing_left(answer, part, start)
                 return
@@ -224,14 +239,27 @@ def _ask(session: Session, url: str, remote: Remote, part: _Part, timeout: float
             _receive(answer, part, timeout)
     except (requests.TooManyRedirects, ValueError) as error:
         raise _Refused("the address leads nowhere") from error
+    except requests.ConnectTimeout as error:
+        raise _NoConnection(f"no connection within {min(CONNECTING, timeout):g} seconds") from error
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise _Cut(f"no answer within {timeout:g} seconds") from error
     except requests.exceptions.SSLError as error:
-        raise _Cut("no trusted connection") from error
+        raise _NoConnection("no trusted connection") from error
+    except requests.exceptions.ProxyError as error:
+        raise _NoConnection("no connection through the proxy that the environment names") from error
     except requests.ConnectionError as error:
-        raise _Cut("no connection") from error
+        kind = _NoConnection if _never_connected(error) else _Cut
+        raise kind("no connection") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _Cut("the connection was cut") from error
+
+
+def _never_connected(error: Exception) -> bool:
+    """Whether there was nobody to answer, rather than somebody who hung up."""
+    import urllib3
+
+    cause = error.args[0] if error.args else None
+    return isinstance(getattr(cause, "reason", None), urllib3.exceptions.NewConnectionError)
 
 
 def _nothing_left(answer: Response, part: _Part, start: int) -> None:

@@ -6,19 +6,25 @@ Pictures travel as uint8 tensors [3, H, W]; normalisation happens on the model's
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from mmlop import cache
 from mmlop.data.manifest import Fetched, Picture
 from mmlop.data.reading import load, read, rgb
 
 __all__ = ["augment", "decode", "load", "prepare", "prepare_all", "read", "rgb"]
 
+AHEAD = 256  # pictures prepared before they are written
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 
@@ -30,15 +36,35 @@ def prepare(image: Image.Image, size: int) -> Tensor:
 
 
 def prepare_all(data: Fetched, pictures: Sequence[Picture], size: int) -> Tensor:
-    """Prepared pictures [N, 3, size, size] of a fetched data set."""
+    """Prepared pictures [N, 3, size, size] of a fetched data set: decoded the first time, mapped from the cache ever after,
+    whatever their number."""
+
+    def fill(target: np.ndarray) -> None:
+        def one(picture: Picture) -> np.ndarray:
+            return prepare(load(data.file(picture), picture.content), size).numpy()
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
+            for start in range(0, len(pictures), AHEAD):  # so that it does not run ahead of the disk
+                for index, prepared in enumerate(pool.map(one, pictures[start : start + AHEAD]), start):
+                    target[index] = prepared
+
     if not pictures:
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
-    return torch.stack([prepare(load(data.file(picture), picture.content), size) for picture in pictures])
+    libraries = [version("pillow"), version("torchvision")]
+    about = [[picture.content for picture in pictures], libraries]
+    return cache.tensor("pictures", about, (len(pictures), 3, size, size), "uint8", fill)
 
 
-def decode(data: Fetched, picture: Picture) -> Tensor:
-    """The whole picture [3, H, W], for augmentation from memory."""
-    whole: Tensor = tv.pil_to_tensor(load(data.file(picture), picture.content))
+def decode(data: Fetched, picture: Picture, least: int | None = None) -> Tensor:
+    """The whole picture [3, H, W], for augmentation from memory.
+
+    One whose shorter side has twice ``least`` pixels or more is made smaller by a whole factor: the twelve megapixels of a
+    photograph serve no view of 224 x 224.
+    """
+    image = load(data.file(picture), picture.content)
+    if least and (factor := min(image.size) // least) > 1:
+        image = image.reduce(factor)
+    whole: Tensor = tv.pil_to_tensor(image)
     return whole
 
 

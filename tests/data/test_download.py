@@ -6,10 +6,12 @@ import hashlib
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +194,88 @@ def test_a_server_that_stays_busy_and_one_that_is_not_there(file_server: FileSer
         fetch(Remote("set.tar", (file_server.url("set.tar"), gone)), tmp_path, attempts=2)
     assert f"{file_server.url('set.tar')}: HTTP status 503 Service Unavailable, 2 times" in str(caught.value)
     assert f"{gone}: no connection, 2 times" in str(caught.value)
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """Host and port where nobody listens: the port is bound, so that nobody else gets it meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_without_a_network_the_error_comes_soon_and_each_step_is_told(
+    proxy: bool, refusing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, reason = refusing, "no connection"
+    if proxy:
+        monkeypatch.setenv("http_proxy", f"http://{refusing}")
+        host, reason = "pictures.example", "no connection through the proxy that the environment names"
+    urls = tuple(f"http://{host}/{name}" for name in ("a", "b", "c"))
+    started = time.monotonic()
+    with caplog.at_level("INFO"), pytest.raises(MmlopError) as caught:
+        download(Remote("set.tar", urls), tmp_path)
+    assert time.monotonic() - started < 10
+    assert all(f"{url}: {reason}, 2 times" in str(caught.value) for url in urls)
+    steps = [f"asking {host}", f"{reason}, once more in 1 s", f"{reason}, 2 times, so it is given up there"]
+    assert [record.getMessage() for record in caplog.records] == [f"set.tar: {step}" for step in steps] * 3
+
+
+def test_a_host_of_no_such_name(file_server: FileServer, remote: Remote, tmp_path: Path) -> None:
+    remote = replace(remote, urls=("http://nobody.invalid/set.tar", *remote.urls))
+    assert fetch(remote, tmp_path, attempts=50) == DATA
+
+
+def answer_once(listener: socket.socket, head: str, body: bytes) -> None:
+    """Answer one request, and leave."""
+    with listener:
+        connection, _ = listener.accept()
+    with connection:
+        connection.recv(10_000)
+        connection.sendall(head.encode() + b"\r\nConnection: close\r\n\r\n" + body)
+
+
+def test_a_network_that_is_gone_in_mid_download_is_waited_for(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+
+    def serve() -> None:
+        answer_once(listener, f'HTTP/1.1 200 OK\r\nContent-Length: {len(DATA)}\r\nETag: "1"', DATA[:90_000])
+        time.sleep(1)
+        rest = f"Content-Range: bytes 90000-{len(DATA) - 1}/{len(DATA)}"
+        answer_once(
+            socket.create_server(address),
+            f'HTTP/1.1 206 Partial Content\r\nContent-Length: {len(DATA) - 90_000}\r\n{rest}\r\nETag: "1"',
+            DATA[90_000:],
+        )
+
+    server = threading.Thread(target=serve)
+    server.start()
+    remote = Remote("set.tar", (f"http://127.0.0.1:{address[1]}/set.tar",))
+    file = download(remote, tmp_path, attempts=6, timeout=10, pause=0.2)  # 0.2, 0.2, 0.4, 0.8 s: the fifth time it is there
+    server.join()
+    assert file.read_bytes() == DATA
+
+
+def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path) -> None:
+    """It was there, so that it is not given up as soon as one that is not."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    asked = []
+
+    def serve() -> None:
+        with listener:
+            for _ in range(4):
+                connection, _ = listener.accept()
+                asked.append(connection.recv(10_000))
+                connection.close()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with pytest.raises(MmlopError, match="no connection, 4 times"):
+        fetch(Remote("set.tar", (f"http://127.0.0.1:{listener.getsockname()[1]}/set.tar",)), tmp_path, attempts=4)
+    server.join()
+    assert len(asked) == 4
 
 
 def test_a_slow_drip_is_a_cut(file_server: FileServer, mirrored: Remote, tmp_path: Path) -> None:

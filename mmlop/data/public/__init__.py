@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from mmlop import config
-from mmlop.data.download import bar, unwritable
-from mmlop.data.manifest import PARTS, Contents, Picture, content_of
+from mmlop.data import hashes
+from mmlop.data.download import unwritable
+from mmlop.data.manifest import PARTS, Contents, Picture
 from mmlop.data.public import layouts, obtaining, splitfile
 from mmlop.data.public.catalogue import SPECS
-from mmlop.data.public.record import Item, Parts, Public
-from mmlop.errors import MmlopError
+from mmlop.data.public.record import Parts, Public
 
 __all__ = ["SPECS", "Public", "contents", "home", "pictures"]
 
-READERS = 8  # threads; hashing waits for the disk
-BATCH = 10_000  # pictures handed to them at a time
+HASHES = ".hashes.sqlite"  # in a data set's folder: what its pictures are, so that they need not be read again
 
 
 def home() -> Path:
@@ -50,7 +48,7 @@ def contents(spec: Public, home: Path, own_split: bool) -> Contents:
         failures = obtaining.fetch_annotations(spec, where)
         parts = layouts.divide(obtaining.obtain(spec, where, spec.layout, failures))
         published = spec.split is None
-    hashed = _hashed(parts, pictures(spec, home))
+    hashed = _hashed(parts, pictures(spec, home), where / HASHES)
     names = {item.label: item.name for items in parts.values() for item in items}
     return Contents(
         tuple(names[label] for label in range(spec.classes)),
@@ -59,24 +57,11 @@ def contents(spec: Public, home: Path, own_split: bool) -> Contents:
     )
 
 
-def _hashed(parts: Parts, folder: Path) -> tuple[Picture, ...]:
+def _hashed(parts: Parts, folder: Path, database: Path) -> tuple[Picture, ...]:
     """The pictures in the order of their parts."""
     rows = [(part, item) for part in PARTS for item in parts[part]]
-
-    def picture(row: tuple[str, Item]) -> Picture:
-        part, item = row
-        try:
-            return Picture(item.path, item.label, part, content_of((folder / item.path).read_bytes()))
-        except OSError as error:
-            raise MmlopError(f"{folder / item.path} cannot be read ({error.strerror or error}): replace it.") from error
-
-    done: list[Picture] = []
-    options = {"desc": "reading pictures", "total": len(rows), "unit": "", "unit_scale": False}
-    with ThreadPoolExecutor(READERS) as readers, bar(**options) as progress:
-        for start in range(0, len(rows), BATCH):
-            done += readers.map(picture, rows[start : start + BATCH])
-            progress.update(len(done) - start)
-    return tuple(done)
+    found = hashes.of(folder, [item.path for _, item in rows], database)
+    return tuple(Picture(item.path, item.label, part, content) for (part, item), content in zip(rows, found, strict=True))
 
 
 def _hold_out(pictures: tuple[Picture, ...], count: int) -> tuple[Picture, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,8 @@ from mmlop.data.archives import Place, named, unpack
 from mmlop.data.download import Remote, download, need_room, verify
 from mmlop.data.public.record import Annotations, Parts, Public
 from mmlop.errors import MmlopError
+
+logger = logging.getLogger(__name__)
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
@@ -99,8 +102,10 @@ def _from_any_source(spec: Public, where: Path, read: Callable[[Path], Parts], v
     there = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
     need_room(where, round(spec.gigabytes * 1e9 * (1 + spec.kept)) - there, spec.title)
     placed = [group for group in spec.sources if all((where / remote.name).exists() for remote in group)]
-    failures = []
+    failures: list[str] = []
     for group in [*placed, *(group for group in spec.sources if group not in placed)]:
+        names = " and ".join(remote.name for remote in group)
+        logger.info("%s: %s %s", spec.title, "going on with" if failures else "getting", names)
         try:
             _unpack(spec, where, group, view)
         except MmlopError as error:
@@ -109,7 +114,7 @@ def _from_any_source(spec: Public, where: Path, read: Callable[[Path], Parts], v
         view = look(spec, where, read)
         if not view.problem:
             return []
-        failures.append(f"{' and '.join(remote.name for remote in group)} did not make it whole")
+        failures.append(f"{names} did not make it whole")
     return failures
 
 

@@ -25,6 +25,9 @@ set has CoOp's folder for it, so a `DATA` folder that CoOp, CoCoOp, MaPLe or Pro
 
 Only the pictures that a split names are unpacked, and archives are removed after that. An archive that you put into a
 data set's folder yourself, under its original name, is used before any download and stays where it is.
+
+A file `.hashes.sqlite` in each data set's folder remembers the content hashes of its pictures, so that a later fetch reads
+only those that changed. Without it every picture is read again, so remove it if you do not trust the disk.
 """
 
 AFTER_TABLE = """\
