@@ -23,6 +23,7 @@ from mmlop.features import prompted_text, prompted_tokens
 from mmlop.files import replacing
 from mmlop.losses import Consistency, loss_terms, unit
 from mmlop.prompts import Factors, PromptShape, compose, initialise
+from mmlop.recorded import Recorded, Step
 from mmlop.views import Shots, Views
 
 logger = logging.getLogger(__name__)
@@ -108,10 +109,11 @@ def fit_together(
     views = {seed: Views(backbone, recipe, one, seed) for seed, one in shots.items()}
     checkpoint = checkpoints / f"{_key(backbone, shape, recipe, shots)}.safetensors" if checkpoints else None
     history = _resume(checkpoint, factors, optimiser) if checkpoint else []
+    step = _step(backbone, recipe, texts, first.anchors, factors)
     for epoch in range(len(history), recipe.epochs):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(epoch)
-        history.append(_epoch(backbone, recipe, views, first.anchors, texts, factors, optimiser, epoch, name))
+        history.append(_epoch(recipe, views, step, factors, optimiser, epoch, name))
         if checkpoint:
             _save(checkpoint, factors, optimiser, history)
         if on_epoch:
@@ -124,11 +126,9 @@ def fit_together(
 
 
 def _epoch(
-    backbone: Backbone,
     recipe: Recipe,
     views: Mapping[int, Views],
-    anchors: Tensor,
-    texts: Packing,
+    step: Step,
     factors: Factors,
     optimiser: torch.optim.Optimizer,
     epoch: int,
@@ -136,14 +136,9 @@ def _epoch(
 ) -> list[Epoch]:
     """One pass over the shots of S seeds. Nothing in a step waits for the device."""
     steps: list[dict[str, Tensor]] = []  # [S] each
-    measure = torch.compile(_measure) if recipe.compile else _measure
     for batch in zip(*(one.batches(epoch) for one in views.values()), strict=True):
-        shown, frozen, labels = (torch.stack(parts) for parts in zip(*batch, strict=True))  # [S, B, ...]
-        terms = measure(backbone, recipe, texts, anchors, factors, shown, frozen, labels)
-        optimiser.zero_grad()
-        terms["loss"].sum().backward()
+        steps.append(step(*(torch.stack(parts) for parts in zip(*batch, strict=True))))
         optimiser.step()
-        steps.append({key: value.detach() for key, value in terms.items()})
     found = {key: torch.stack([step[key] for step in steps]).cpu().double() for key in steps[0]}  # [steps, S]
     finite = torch.stack([value.isfinite().flatten(1).all(dim=1) for value in factors.values()]).all(dim=0).cpu()  # [S]
     for index, seed in enumerate(views):
@@ -155,6 +150,21 @@ def _epoch(
         {key: value[:, index].mean().item() for key, value in found.items()} | {"learning_rate": recipe.rate(epoch)}
         for index in range(len(views))
     ]
+
+
+def _step(backbone: Backbone, recipe: Recipe, texts: Packing, anchors: Tensor, factors: Factors) -> Step:
+    """From a batch to its loss terms, with their gradients left in the factors."""
+    measure = torch.compile(_measure) if recipe.compile else _measure
+
+    def step(views: Tensor, frozen: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        for factor in factors.values():
+            if factor.grad is not None:
+                factor.grad.zero_()
+        terms = measure(backbone, recipe, texts, anchors, factors, views, frozen, labels)
+        terms["loss"].sum().backward()
+        return {key: value.detach().clone() for key, value in terms.items()}
+
+    return Recorded(step) if backbone.device.type == "cuda" and not recipe.compile else step
 
 
 def _measure(

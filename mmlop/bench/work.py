@@ -25,6 +25,7 @@ from mmlop.errors import MmlopError
 from mmlop.features import image_features, prompted_text, prompted_tokens
 from mmlop.losses import Consistency, correct_drift, loss_terms, unit
 from mmlop.prompts import PromptShape, compose, initialise
+from mmlop.recorded import Recorded, Step
 from mmlop.training import Recipe
 
 DEPTH, TOKENS, RANK = 9, 4, 1  # the published prompts: J, n, r
@@ -39,6 +40,7 @@ class Encoders:
     frozen: Callable[[Tensor], Tensor]  # uint8 views -> f [B, d]
     image: Callable[[Tensor, Tensor], Tensor]  # views, P_v -> f' [B, d]
     text: Callable[[Tensor, Tensor], Tensor]  # P_t, anchors -> w* [C, d]
+    recorded: bool = False  # on CUDA as a graph, as training does it
 
 
 def ours(backbone: Backbone, classes: Sequence[str]) -> Encoders:
@@ -47,6 +49,7 @@ def ours(backbone: Backbone, classes: Sequence[str]) -> Encoders:
         frozen=lambda views: image_features(backbone, views),
         image=lambda views, prompts: unit(encode_image(backbone, backbone.normalise(views), prompts)),
         text=lambda prompts, anchors: prompted_text(backbone, texts, prompts, anchors),
+        recorded=True,
     )
 
 
@@ -82,30 +85,44 @@ class Training:
         self.optimiser = torch.optim.SGD(
             list(self.factors.values()), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
         )
-        self.views = torch.randint(0, 256, (batch, 3, size, size), generator=generator, dtype=torch.uint8)
+        self.views = torch.randint(0, 256, (batch, 3, size, size), generator=generator, dtype=torch.uint8).to(device)
         self.labels = torch.randint(0, classes, (batch,), generator=generator).to(device)
         self.anchors = unit(torch.randn(classes, backbone.embed_dim, generator=generator)).to(device)
         self.frozen = encoders.frozen(self.views) if cached else None
+        recorded = encoders.recorded and device.type == "cuda"
+        self._losses: Step = Recorded(self._whole) if recorded else self._whole
+        self._texts: Step = Recorded(self._text_alone) if recorded else self._text_alone
 
     def step(self) -> Tensor:
         """A whole step; without ``cached``, the frozen image features are part of it. Gives the loss."""
-        vision, text = compose(self.factors)
         frozen = self.encoders.frozen(self.views) if self.frozen is None else self.frozen
-        image = self.encoders.image(self.views, vision)
-        classes = self.encoders.text(text, self.anchors)
-        terms = loss_terms(image, classes, frozen, self.anchors, self.labels, self.logit_scale, Consistency())
-        return self._learn(terms["loss"])
+        loss = self._losses(self.views, frozen)["loss"]
+        self.optimiser.step()
+        return loss
 
     def text(self) -> Tensor:
         """The text part alone: text pass, its consistency term, backward."""
-        _, text = compose(self.factors)
-        return self._learn(torch.nn.functional.l1_loss(self.encoders.text(text, self.anchors), self.anchors))
-
-    def _learn(self, loss: Tensor) -> Tensor:
-        self.optimiser.zero_grad()
-        loss.backward()
+        loss = self._texts()["loss"]
         self.optimiser.step()
-        return loss.detach()
+        return loss
+
+    def _whole(self, views: Tensor, frozen: Tensor) -> dict[str, Tensor]:
+        vision, text = compose(self.factors)
+        image = self.encoders.image(views, vision)
+        classes = self.encoders.text(text, self.anchors)
+        terms = loss_terms(image, classes, frozen, self.anchors, self.labels, self.logit_scale, Consistency())
+        return self._backward(terms["loss"])
+
+    def _text_alone(self) -> dict[str, Tensor]:
+        _, text = compose(self.factors)
+        return self._backward(torch.nn.functional.l1_loss(self.encoders.text(text, self.anchors), self.anchors))
+
+    def _backward(self, loss: Tensor) -> dict[str, Tensor]:
+        for factor in self.factors.values():
+            if factor.grad is not None:
+                factor.grad.zero_()
+        loss.backward()
+        return {"loss": loss.detach()}
 
 
 def prepare(work: Work) -> Callable[[], object]:

@@ -229,9 +229,11 @@ def test_a_host_of_no_such_name(file_server: FileServer, remote: Remote, tmp_pat
 
 def answer_once(listener: socket.socket, head: str, body: bytes) -> None:
     """Answer one request, and leave."""
+    listener.settimeout(10)
     with listener:
         connection, _ = listener.accept()
     with connection:
+        connection.settimeout(10)
         connection.recv(10_000)
         connection.sendall(head.encode() + b"\r\nConnection: close\r\n\r\n" + body)
 
@@ -250,7 +252,7 @@ def test_a_network_that_is_gone_in_mid_download_is_waited_for(tmp_path: Path) ->
             DATA[90_000:],
         )
 
-    server = threading.Thread(target=serve)
+    server = threading.Thread(target=serve, daemon=True)
     server.start()
     remote = Remote("set.tar", (f"http://127.0.0.1:{address[1]}/set.tar",))
     file = download(remote, tmp_path, attempts=6, timeout=10, pause=0.2)  # 0.2, 0.2, 0.4, 0.8 s: the fifth time it is there
@@ -261,6 +263,7 @@ def test_a_network_that_is_gone_in_mid_download_is_waited_for(tmp_path: Path) ->
 def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path) -> None:
     """It was there, so that it is not given up as soon as one that is not."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(10)
     asked = []
 
     def serve() -> None:
@@ -270,7 +273,7 @@ def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path) -> None:
                 asked.append(connection.recv(10_000))
                 connection.close()
 
-    server = threading.Thread(target=serve)
+    server = threading.Thread(target=serve, daemon=True)
     server.start()
     with pytest.raises(MmlopError, match="no connection, 4 times"):
         fetch(Remote("set.tar", (f"http://127.0.0.1:{listener.getsockname()[1]}/set.tar",)), tmp_path, attempts=4)
