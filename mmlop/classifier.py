@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,8 +80,9 @@ class Classifier:
             for row, one in zip(order.tolist(), scores, strict=True)
         ]
 
-    def logits(self, prepared: Tensor, classes: Sequence[str] | None = None) -> Tensor:
-        """tau f' w*^T [N, C] of prepared uint8 pictures [N, 3, S, S] over ``classes`` (the adapter's for None)."""
+    def logits(self, prepared: Tensor | Iterable[Tensor], classes: Sequence[str] | None = None) -> Tensor:
+        """tau f' w*^T [N, C] of prepared uint8 pictures, [N, 3, S, S] or batches of such, over ``classes`` (the adapter's for
+        None)."""
         text = self._class_features(tuple(classes) if classes is not None else self.classes)
         features = image_features(self.backbone, prepared, self._vision)
         return (self.backbone.logit_scale * features @ text.T).cpu()

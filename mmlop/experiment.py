@@ -24,7 +24,7 @@ from mmlop.data.manifest import Fetched, Manifest, Picture
 from mmlop.data.pictures import decode, prepare_all
 from mmlop.data.splits import Split
 from mmlop.errors import MmlopError
-from mmlop.features import frozen_images, frozen_text
+from mmlop.features import CHUNK, frozen_images, frozen_text
 from mmlop.prompts import PromptShape
 from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT, Training, shots_needed
 from mmlop.training import Epoch, Fit, fit_together
@@ -68,6 +68,7 @@ class Bench:
         self.anchor_templates = templates.get(params.profile.templates)
         self.checkpoints: Path | None = None
         self._decoded: dict[str, Tensor] = {}
+        self._decoded_bytes = 0
         self._prepared: dict[str, tuple[Tensor, Tensor]] = {}
         prompt_shape(params, backbone)
 
@@ -186,8 +187,9 @@ class Bench:
             return known
         least = math.ceil(self.backbone.preprocessing.size / math.sqrt(self.recipe.crop))  # so that no view is magnified
         found = decode(self.data, picture, least)
-        if sum(one.nbytes for one in self._decoded.values()) < DECODED_BYTES:
+        if self._decoded_bytes + found.nbytes < DECODED_BYTES:
             self._decoded[picture.content] = found
+            self._decoded_bytes += found.nbytes
         return found
 
     def _shots(self, shots: int, seed: int, labels: Container[int], without: Container[str] = ()) -> list[Picture]:
@@ -208,7 +210,10 @@ class Bench:
         classifier = Classifier(adapter, self.backbone)
         pictures, labels = self.prepared("test")
         return self._accuracies(
-            lambda rows, classes: classifier.logits(pictures[rows], [self.manifest.classes[c] for c in classes]),
+            lambda rows, classes: classifier.logits(
+                (pictures[some] for some in rows.nonzero().flatten().split(CHUNK)),  # all would not fit into memory
+                [self.manifest.classes[c] for c in classes],
+            ),
             labels,
             {"base": self.split.base, "novel": self.split.novel},
         )
