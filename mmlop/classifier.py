@@ -81,8 +81,8 @@ class Classifier:
         ]
 
     def logits(self, prepared: Tensor | Iterable[Tensor], classes: Sequence[str] | None = None) -> Tensor:
-        """tau f' w*^T [N, C] of prepared uint8 pictures, [N, 3, S, S] or batches of such, over ``classes`` (the adapter's for
-        None)."""
+        """tau f' w*^T [N, C] of prepared uint8 pictures, [N, 3, S, S] or batches of such, over ``classes`` (None: the
+        adapter's)."""
         text = self._class_features(tuple(classes) if classes is not None else self.classes)
         features = image_features(self.backbone, prepared, self._vision)
         return (self.backbone.logit_scale * features @ text.T).cpu()
