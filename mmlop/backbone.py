@@ -209,6 +209,8 @@ def wrap(
     )
     if size[0] != size[1] or preprocessing.resize_mode != "shortest" or preprocessing.interpolation != "bicubic":
         raise MmlopError(f"{name} wants its pictures {asdict(preprocessing)}: only square, bicubic, centre-cropped here.")
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32: of convolutions too, unlike torch's default
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:

@@ -42,6 +42,7 @@ def tensor(kind: str, about: Any, shape: tuple[int, ...], dtype: str, fill: Call
     try:
         with replacing(file) as beside:
             stored = np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
+            _reserve(beside)
             fill(stored)
             stored.flush()
             del stored
@@ -54,6 +55,27 @@ def tensor(kind: str, about: Any, shape: tuple[int, ...], dtype: str, fill: Call
     if found is None:
         raise RuntimeError(f"{file} was just written and cannot be read")
     return found
+
+
+def sources(*names: str) -> str:
+    """A hash of source files of this package, for keys of what they compute."""
+    package = Path(__file__).parent
+    return hashlib.sha256(b"".join((package / name).read_bytes() for name in names)).hexdigest()[:16]
+
+
+def _reserve(file: Path) -> None:
+    """Room on the disk for the whole of a mapped file, which has holes as yet: a disk that is found full while they are
+    filled ends the process by a signal."""
+    with file.open("r+b") as opened:
+        size = file.stat().st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(opened.fileno(), 0, size)
+            return
+        header = opened.read(4096)
+        opened.seek(0)
+        opened.write(header)
+        for start in range(opened.tell(), size, 2**20):
+            opened.write(bytes(min(2**20, size - start)))
 
 
 def _read(file: Path, shape: tuple[int, ...], dtype: str) -> Tensor | None:

@@ -50,16 +50,18 @@ def bench(
         settings = settings.quick()
     if plot and "step" not in settings.parts:
         raise MmlopError("--plot draws the part 'step', which --parts leaves out: add it.")
-    report = benches.run(settings, lambda what: typer.echo(f"measuring: {what}", err=True))
     if plot:
-        table.plot(report, plot)
+        table.require_writable(plot)
+    report = benches.run(settings, lambda what: typer.echo(f"measuring: {what}", err=True))
     if as_json:
         typer.echo(dump_json(report), nl=False)
-        return
-    console = Console()
-    console.print(table.heading(report), highlight=False)
-    for found in table.tables(report):
-        console.print(found)
+    else:
+        console = Console()
+        console.print(table.heading(report), highlight=False)
+        for found in table.tables(report):
+            console.print(found)
+    if plot:  # last: whatever becomes of it, the figures are there
+        table.plot(report, plot)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmlop.cli_output import AsJson, Dataset, Quiet, dvc, print_json, require_listed, show_table
-from mmlop.data.manifest import PARTS
+from mmlop.data.manifest import PARTS, SPLITS
 from mmlop.errors import MmlopError
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def fetch(
         sources.skip_bad(root / "params.yaml", dataset)
     params = config.load()
     if stage := _stage(dataset, params):  # DVC knows it: let it decide, and keep its lock file true
-        again = kind == "own" or (kind == "public" and _pictures_are_gone(dataset, params))  # which DVC cannot see
-        dvc("repro", *(["--force", "--single-item"] if again else []), stage, quiet=quiet)
+        outside = kind != "built-in"  # the pictures are where DVC does not see them change
+        dvc("repro", *(["--force", "--single-item"] if outside else []), stage, quiet=quiet)
         return
     if not quiet:
         logging.basicConfig(level="INFO", format="%(message)s")  # a download says what it waits for
@@ -176,28 +176,13 @@ def _stage(dataset: str, params: Params) -> str | None:
     return f"fetch_test@{dataset}" if dataset in params.test_sets else None
 
 
-def _pictures_are_gone(dataset: str, params: Params) -> bool:
-    """Whether a manifest is here without its pictures, as after `dvc pull` on another machine."""
-    from mmlop import config
-    from mmlop.data import datasets
-
-    if not (config.root() / "data" / dataset / "manifest.json").exists():
-        return False
-    fetched = datasets.fetched(dataset, params)
-    return not all(fetched.file(picture).exists() for picture in fetched.manifest.pictures)
-
-
 def _summary(found: Contents | Manifest) -> str:
     """The pictures by part and the classes, what was left out, and why there are no parts if there are none."""
     parts = Counter(picture.part for picture in found.pictures)
     counted = ", ".join(f"{parts[part]} {part}" for part in PARTS if parts[part])
     said = f"{len(found.pictures)} pictures ({counted}) of {len(found.classes)} classes"
     if found.split == "k-fold":
-        label, few = min(Counter(picture.label for picture in found.pictures).items(), key=lambda item: item[1])
-        said += (
-            f"; '{found.classes[label]}' has only {few}, too few for parts, so all are trained on and the accuracy is an "
-            f"estimate by k-fold"
-        )
+        said += f"; {SPLITS['k-fold']}"
     if found.skipped:
         said += f"; {len(found.skipped)} left out, {found.skipped[0][0]} ({found.skipped[0][1]}) for one"
     return said

@@ -60,7 +60,7 @@ class Source(Section):
 
 class FewShot(Section):
     shots: Positive = 16  # training pictures per class
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1, 2, 3)
 
 
 class FewShotCurve(Section):
@@ -261,7 +261,6 @@ class Params(Section):
                 "resolution": profile.resolution,
                 "precision": profile.precision,
             },
-            "data": self.data.model_dump(),
             "fewshot": {"shots": self.fewshot.shots, "seeds": list(self.fewshot.seeds)},
             "prompts": {"tokens": self.tokens, "rank": self.rank, "depth": self.depth, "shared": self.prompts.shared},
             "loss": self.loss.model_dump() | {"templates": profile.templates},

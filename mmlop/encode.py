@@ -95,7 +95,7 @@ def encode_text(backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor | 
         if last:  # only EOT leaves
             own, normed_own = own[:, packing.ends], normed_own[:, packing.ends]  # [S, C, d_t]
         attended = _forgetful(packing.attend, block, _queries(block, normed_own), keys, values, *shared, last)
-        own = _finish(block, own, attended)
+        own = _forgetful(_finish, block, own, attended)
         if not last:
             attended = _attend(_heads(block, _queries(block, normed_prefix)), *shared, packing.prefix_mask(dtype))
             prefix = _finish(block, prefix, _merge(attended))
@@ -166,8 +166,8 @@ class Packing:
 
 
 def _forgetful(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """What ``function`` gives, with its intermediate results computed again for the gradient instead of kept: of attention
-    in packed text they are large (the padding) and cheap."""
+    """What ``function`` gives, with its intermediate results computed again for the gradient instead of kept: those of the
+    class texts are what memory is needed for when there are many classes."""
     found: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
     return found
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Metrics = dict[str, float]  # percent
 
 
 def harmonic_mean(base: float, novel: float) -> float:
@@ -69,3 +72,19 @@ def compare(champion: Sequence[bool], challenger: Sequence[bool], resamples: int
     draws = np.random.default_rng(seed).multinomial(len(old), shares, size=resamples)
     not_better = int((draws[:, 0] <= draws[:, 1]).sum())
     return Comparison(len(old), 100 * old.mean().item(), 100 * new.mean().item(), (1 + not_better) / (1 + resamples))
+
+
+def summarise(per_seed: Iterable[Metrics]) -> Metrics:
+    """Mean of every metric over seeds, with its standard deviation beside it as ``<metric>_std`` (0 for one seed)."""
+    runs = list(per_seed)
+    summary: Metrics = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        summary[name] = rounded(mean(values))
+        summary[f"{name}_std"] = rounded(stdev(values) if len(values) > 1 else 0.0)
+    return summary
+
+
+def rounded(percent: float) -> float:
+    """Four decimals: more is noise, and the bytes of a result file should not depend on it."""
+    return round(percent, 4)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
 
 import torch
 from torch import Tensor
@@ -22,8 +21,9 @@ from mmlop.configured import prompt_shape, recipe
 from mmlop.data import templates
 from mmlop.data.manifest import Fetched, Manifest, Picture
 from mmlop.data.pictures import decode, prepare_all
-from mmlop.data.splits import Split
+from mmlop.data.splits import Split, folds
 from mmlop.errors import MmlopError
+from mmlop.evaluation import Metrics, rounded
 from mmlop.features import CHUNK, frozen_images, frozen_text
 from mmlop.prompts import PromptShape
 from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT, Training, shots_needed
@@ -32,9 +32,7 @@ from mmlop.views import Shots
 
 RANKED_BY = ("validation", "accuracy_estimate")
 DECODED_BYTES = 2 * 1024**3  # of training pictures kept in memory between trainings
-FOLDS = 5  # of the estimate where pictures are too few for a test part
 
-Metrics = dict[str, float]  # percent
 OnEpoch = Callable[[int, dict[int, Epoch]], None]
 
 
@@ -47,6 +45,20 @@ class Trained:
     metrics: Metrics
     history: list[Epoch]
     trained_on: tuple[str, ...]  # content hashes of the pictures
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Pictures that are decoded when they are looked at, since those of a large data set do not fit into memory."""
+
+    pictures: Sequence[Picture]
+    decode: Callable[[Picture], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.decode(self.pictures[index])
 
 
 class Bench:
@@ -112,11 +124,10 @@ class Bench:
             self.prepared(part)
 
     def zero_shot(self) -> Metrics:
-        """Accuracies of the frozen CLIP with the data set's template."""
-        part = "test" if self.has_parts else "train"
-        pictures, labels = self.prepared(part)
-        contents = [picture.content for picture in self.manifest.of(part)]
-        images = frozen_images(self.backbone, pictures, contents)
+        """Accuracies of the frozen CLIP with the data set's template, on the pictures that adapters are measured on."""
+        shown = self.manifest.of("test") if self.has_parts else self._judged()
+        pictures, labels = self._prepare(shown)
+        images = frozen_images(self.backbone, pictures, [picture.content for picture in shown])
         text = frozen_text(self.backbone, self.manifest.classes, [self.manifest.template])
         halves = {"base": self.split.base, "novel": self.split.novel}
         return self._accuracies(
@@ -127,7 +138,7 @@ class Bench:
 
     def run(self, training: Training, seeds: Sequence[int], on_epoch: OnEpoch | None = None) -> dict[int, Trained]:
         """Train by a protocol, all ``seeds`` together, and measure what it wants on the data set's own pictures."""
-        labels = self.split.base if training.protocol == BASE_TO_NOVEL else self.labels
+        labels = self.split.base if training.base_only else self.labels
         trained = self.train(training, seeds, labels, on_epoch)
         if training.protocol == BASE_TO_NOVEL:
             return {seed: replace(one, metrics=self._halves(one.adapter)) for seed, one in trained.items()}
@@ -158,7 +169,7 @@ class Bench:
             replace(self.recipe, epochs=training.epochs or self.recipe.epochs),
             {
                 seed: Shots(
-                    [self._decode(picture) for picture in pictures],
+                    _Decoded(pictures, self._decode),
                     torch.tensor([order[picture.label] for picture in pictures]),
                     classes,
                     self.manifest.template,
@@ -182,7 +193,7 @@ class Bench:
         }
 
     def _decode(self, picture: Picture) -> Tensor:
-        """The whole picture; kept for other seeds and trainings as long as there is room."""
+        """The whole picture; kept for the next epoch and for other seeds and trainings as long as there is room."""
         if (known := self._decoded.get(picture.content)) is not None:
             return known
         least = math.ceil(self.backbone.preprocessing.size / math.sqrt(self.recipe.crop))  # so that no view is magnified
@@ -236,34 +247,29 @@ class Bench:
         if not len(labels):
             return {}
         logits = Classifier(adapter, self.backbone).logits(pictures)
-        return {"accuracy": _round(ev.top1(logits, labels)), "ece": _round(ev.calibration_error(logits, labels))}
+        return {"accuracy": rounded(ev.top1(logits, labels)), "ece": rounded(ev.calibration_error(logits, labels))}
 
     def _estimates(self, training: Training, seeds: Sequence[int]) -> dict[int, Metrics]:
         """`accuracy_estimate` by k-fold: every shot is classified by an adapter that was trained on other folds. A class
         with a single picture keeps it for training. Nothing where no class has two."""
         hits: dict[int, list[Tensor]] = {seed: [] for seed in seeds}
         for seed in seeds:
-            for fold in filter(None, self._folds(self._shots(training.shots, seed, self.labels))):
+            for fold in filter(None, folds(self._shots(training.shots, seed, self.labels))):
                 without = frozenset(picture.path for picture in fold)
                 other = self.train(training, [seed], self.labels, without=without)[seed]
                 prepared, labels = self._prepare(fold)
                 hits[seed].append(Classifier(other.adapter, self.backbone).logits(prepared).argmax(dim=1) == labels)
         return {
-            seed: {"accuracy_estimate": _round(100 * torch.cat(found).double().mean().item())} if found else {}
+            seed: {"accuracy_estimate": rounded(100 * torch.cat(found).double().mean().item())} if found else {}
             for seed, found in hits.items()
         }
 
-    @staticmethod
-    def _folds(shots: list[Picture]) -> list[list[Picture]]:
-        """Each class with two pictures or more dealt out in order of content, so that folds are the same for ever."""
-        by_label: dict[int, list[Picture]] = {}
-        for picture in sorted(shots, key=lambda p: p.content):
-            by_label.setdefault(picture.label, []).append(picture)
-        folds: list[list[Picture]] = [[] for _ in range(FOLDS)]
-        for group in by_label.values():
-            for index, picture in enumerate(group if len(group) > 1 else ()):
-                folds[index % FOLDS].append(picture)
-        return folds
+    def _judged(self) -> list[Picture]:
+        """What the folds of all seeds hold."""
+        shots = self.params.fewshot.shots
+        drawn = [self._shots(shots, seed, self.labels) for seed in self.params.fewshot.seeds]
+        judged = {picture for each in drawn for fold in folds(each) for picture in fold}
+        return sorted(judged, key=lambda picture: picture.path)
 
     def _accuracies(
         self,
@@ -285,7 +291,7 @@ class Bench:
             metrics["ece" if name == "accuracy" else f"ece_{name}"] = ev.calibration_error(scores, within)
         if "base" in metrics and "novel" in metrics:
             metrics["hm"] = ev.harmonic_mean(metrics["base"], metrics["novel"])
-        return {name: _round(value) for name, value in metrics.items()}
+        return {name: rounded(value) for name, value in metrics.items()}
 
     def _adapter(
         self, result: Fit, shape: PromptShape, classes: tuple[str, ...], training: Training, seed: int, together: int
@@ -320,19 +326,3 @@ def best(trained: Mapping[int, Trained]) -> int:
     return max(
         trained, key=lambda seed: next((trained[seed].metrics[m] for m in RANKED_BY if m in trained[seed].metrics), 0.0)
     )
-
-
-def summarise(per_seed: Iterable[Metrics]) -> Metrics:
-    """Mean of every metric over seeds, with its standard deviation beside it as ``<metric>_std`` (0 for one seed)."""
-    runs = list(per_seed)
-    summary: Metrics = {}
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        summary[name] = _round(mean(values))
-        summary[f"{name}_std"] = _round(stdev(values) if len(values) > 1 else 0.0)
-    return summary
-
-
-def _round(percent: float) -> float:
-    """Four decimals: more is noise, and the bytes of a result file should not depend on it."""
-    return round(percent, 4)

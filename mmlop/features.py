@@ -57,7 +57,8 @@ def frozen_images(backbone: Backbone, pictures: Tensor, contents: Sequence[str])
 def _kept(backbone: Backbone, kind: str, about: Any, count: int, compute: Callable[[], Tensor]) -> Tensor:
     """Frozen features from the cache, whose key is all they depend on: the model, how it computes, and ``about``."""
     wide = next(backbone.model.parameters()).dtype == torch.float64
-    key = [backbone.identity, mode.of(backbone), about]
+    code = cache.sources("backbone.py", "encode.py", "features.py", "losses.py")
+    key = [backbone.identity, mode.of(backbone), code, about]
 
     def fill(target: np.ndarray) -> None:
         target[:] = compute().cpu().numpy()

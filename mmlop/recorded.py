@@ -18,19 +18,20 @@ class Recorded:
     those it returns, and gradients of leaves, which go on living in the same memory.
     """
 
-    def __init__(self, step: Step) -> None:
-        self._step, self._calls = step, 0
+    def __init__(self, step: Step, device: torch.device) -> None:
+        self._step, self._device, self._calls = step, device, 0
 
     def __call__(self, *tensors: Tensor) -> dict[str, Tensor]:
         self._calls += 1
         if self._calls == 1:  # libraries set themselves up, which cannot be recorded
             return self._step(*tensors)
-        if self._calls == 2:
-            self._record(tensors)
-        for mine, new in zip(self._inputs, tensors, strict=True):
-            mine.copy_(new)
-        self._graph.replay()
-        return {name: value.clone() for name, value in self._results.items()}
+        with torch.cuda.device(self._device):  # graphs are made on the current device, whichever the tensors are on
+            if self._calls == 2:
+                self._record(tensors)
+            for mine, new in zip(self._inputs, tensors, strict=True):
+                mine.copy_(new)
+            self._graph.replay()
+            return {name: value.clone() for name, value in self._results.items()}
 
     def _record(self, tensors: tuple[Tensor, ...]) -> None:
         self._inputs = [tensor.clone() for tensor in tensors]
@@ -42,5 +43,5 @@ class Recorded:
         current.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         # Only this thread is recorded: another one may be preparing pictures.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             self._results = self._step(*self._inputs)

@@ -133,12 +133,12 @@ def sync(root: Path, dataset: str | None = None) -> list[Published]:
     Raises MmlopError, once all others are done, naming every data set whose results cannot be published.
     """
     found = {file.parent.name: file.parent for file in sorted((root / "runs").glob("*/run.json"))}
-    if dataset is not None and dataset not in found:
+    moved = sorted((root / "results" / "transfer").glob(f"{dataset or '*'}/*.jsonl"))
+    if dataset is not None and dataset not in found and not moved:
         there = listing(found, dataset) or "nothing"
         raise MmlopError(f"runs/{dataset}/run.json does not exist (runs/ holds {there}): train it first, or `dvc pull`.")
     connect()  # a server that is down should be one sentence, not one per data set
     where = lineage()
-    moved = sorted((root / "results" / "transfer").glob(f"{dataset or '*'}/*.jsonl"))
     waiting: list[Callable[[], Published]] = [
         *(partial(publish, folder, where) for name, folder in found.items() if dataset in (None, name)),
         *(partial(publish_transfer, file, where) for file in moved),

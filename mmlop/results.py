@@ -15,7 +15,8 @@ from statistics import mean
 from typing import Any
 
 from mmlop import adapter as adapters
-from mmlop.experiment import Bench, Metrics, Trained, best, summarise
+from mmlop.evaluation import Metrics, summarise
+from mmlop.experiment import Bench, Trained, best
 from mmlop.files import replacing, write_json, write_text
 from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT
 from mmlop.training import Epoch

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmlop import mode
+from mmlop import cache, mode
 from mmlop.backbone import Backbone
 from mmlop.encode import Packing, encode_image
 from mmlop.errors import MmlopError
@@ -27,6 +28,8 @@ from mmlop.recorded import Recorded, Step
 from mmlop.views import Shots, Views
 
 logger = logging.getLogger(__name__)
+
+CODE = ("backbone.py", "encode.py", "features.py", "losses.py", "prompts.py", "training.py", "views.py", "data/pictures.py")
 
 Epoch = dict[str, float]  # mean of each loss term, training accuracy in percent, learning rate
 
@@ -164,7 +167,7 @@ def _step(backbone: Backbone, recipe: Recipe, texts: Packing, anchors: Tensor, f
         terms["loss"].sum().backward()
         return {key: value.detach().clone() for key, value in terms.items()}
 
-    return Recorded(step) if backbone.device.type == "cuda" and not recipe.compile else step
+    return Recorded(step, backbone.device) if backbone.device.type == "cuda" and not recipe.compile else step
 
 
 def _measure(
@@ -198,11 +201,11 @@ def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> Mmlo
 def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Mapping[int, Shots]) -> str:
     """Everything that decides the result, as a short name."""
     digest = hashlib.sha256()
-    about = [backbone.fingerprint, backbone.precision, mode.of(backbone, len(shots)), asdict(shape), asdict(recipe)]
+    about = [backbone.identity, mode.of(backbone, len(shots)), asdict(shape), asdict(recipe), cache.sources(*CODE)]
     digest.update(json.dumps(about, sort_keys=True).encode())
     for seed, one in shots.items():
         digest.update(json.dumps([seed, one.labels.tolist(), one.classes, one.template]).encode())
-        for tensor in [*one.pictures, one.anchors.cpu()]:
+        for tensor in chain((one.pictures[i] for i in range(len(one.labels))), [one.anchors.cpu()]):
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
 

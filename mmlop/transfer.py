@@ -17,10 +17,11 @@ from mmlop import evaluation as ev
 from mmlop.adapter import Adapter
 from mmlop.backbone import Backbone
 from mmlop.classifier import Classifier
-from mmlop.data.manifest import Fetched
+from mmlop.data.manifest import Fetched, Manifest
 from mmlop.data.pictures import prepare_all
 from mmlop.errors import MmlopError
-from mmlop.experiment import Metrics, Trained, summarise
+from mmlop.evaluation import Metrics, rounded, summarise
+from mmlop.experiment import Trained
 from mmlop.features import frozen_images, frozen_text
 from mmlop.files import replacing, write_json
 from mmlop.results import Record, write_records
@@ -63,13 +64,17 @@ def measure(adapters: Mapping[int, Adapter], backbone: Backbone, target: Fetched
 
 
 def write(
-    root: Path, source: str, protocol: str, adapters: Mapping[int, Adapter], backbone: Backbone, target: Fetched
+    root: Path, source: Manifest, protocol: str, adapters: Mapping[int, Adapter], backbone: Backbone, target: Fetched
 ) -> Metrics:
-    """Measure a source's adapters on a target, write its results and return their mean over seeds."""
+    """Measure a source's adapters on a target, write its results and return their mean over seeds.
+
+    They are marked as of a split of one's own where either data set has such.
+    """
     zero_shot, per_seed = measure(adapters, backbone, target)
     info = next(iter(adapters.values())).info
-    manifest, folder = target.manifest, root / "results" / "transfer" / source
-    about = {"dataset": manifest.name, "source": source, "split": manifest.split, "protocol": protocol}
+    manifest, folder = target.manifest, root / "results" / "transfer" / source.name
+    split = "own" if "own" in (source.split, manifest.split) else manifest.split
+    about = {"dataset": manifest.name, "source": source.name, "split": split, "protocol": protocol}
     rows: list[Record] = [
         about | {"method": "zero_shot", "shots": 0, "seed": None, "metric": metric, "value": value}
         for metric, value in sorted(zero_shot.items())
@@ -85,4 +90,4 @@ def write(
 
 
 def _scores(logits: Tensor, labels: Tensor) -> Metrics:
-    return {"accuracy": round(ev.top1(logits, labels), 4), "ece": round(ev.calibration_error(logits, labels), 4)}
+    return {"accuracy": rounded(ev.top1(logits, labels)), "ece": rounded(ev.calibration_error(logits, labels))}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,11 +24,18 @@ Batch = tuple[Tensor, Tensor, Tensor]  # views uint8 [B, 3, S, S], their frozen 
 T = TypeVar("T")
 
 
+class Pictures(Protocol):
+    """Decoded pictures, uint8 [3, H, W] each: a list, or something that decodes them when asked."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Shots:
-    """The labelled pictures of one few-shot task, in memory."""
+    """The labelled pictures of one few-shot task."""
 
-    pictures: Sequence[Tensor]  # uint8 [3, H, W] each
+    pictures: Pictures
     labels: Tensor  # [N], 0 .. C-1
     classes: tuple[str, ...]
     template: str  # the data set's; its words before {} initialise layer 0
@@ -66,19 +73,20 @@ class Views:
                 views, frozen = (values[chosen, which] for values in self._bank)
                 yield take(views), take(frozen), labels
             else:
-                views = take(self._augment([self.shots.pictures[i] for i in chosen.tolist()], generator))
+                views = take(self._augment((self.shots.pictures[i] for i in chosen.tolist()), generator))
                 yield views, image_features(self.backbone, views), labels
 
     def _fill_bank(self) -> tuple[Tensor, Tensor]:
         """Views uint8 [N, V, 3, S, S] and their frozen features [N, V, d], which are kept for further runs."""
         generator = torch.Generator().manual_seed(_draws(self.seed, -1))
         count = self.recipe.views
-        views = self._augment([picture for picture in self.shots.pictures for _ in range(count)], generator)
+        every = (self.shots.pictures[i] for i in range(len(self.shots.labels)))
+        views = self._augment((picture for picture in every for _ in range(count)), generator)
         contents = [hashlib.sha256(view.numpy()).hexdigest()[:16] for view in views]
         frozen = frozen_images(self.backbone, views, contents).cpu()
         return views.unflatten(0, (-1, count)), frozen.unflatten(0, (-1, count))
 
-    def _augment(self, pictures: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    def _augment(self, pictures: Iterable[Tensor], generator: torch.Generator) -> Tensor:
         size, recipe = self.backbone.preprocessing.size, self.recipe
         return torch.stack([augment(picture, size, generator, recipe.crop, recipe.flip) for picture in pictures])
 

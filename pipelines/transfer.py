@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from mmlop import config, configured, protocols
 from mmlop import transfer as transfers
 from mmlop.data import datasets
+from mmlop.data.manifest import Manifest
 from pipelines import stage
 from pipelines.train import running
 
@@ -26,7 +27,8 @@ def measure(source: str, target: str) -> str:
     protocol = protocols.of_pair(source, target, datasets.get(target, params).variant_of)
     adapters = transfers.load(root / "transfer" / source)
     backbone = configured.load_backbone(params)
-    found = transfers.write(root, source, protocol, adapters, backbone, datasets.fetched(target, params))
+    about = Manifest.load(root / "data" / source / "manifest.json")
+    found = transfers.write(root, about, protocol, adapters, backbone, datasets.fetched(target, params))
     return f"{source} -> {target} ({protocol}): accuracy {found['zero_shot']:.1f} -> {found['accuracy']:.1f}"
 
 

@@ -6,6 +6,8 @@ Written against open_clip's own residual blocks, which it calls as they are. It 
 - PREFIX: the rows SOS, p_1..p_n of all classes are those of the first class, computed without what follows them.
 - PADDING: each class is encoded by itself, cut behind its EOT.
 - LAST_BLOCK: the last block is asked for the row that leaves alone.
+
+These switches set it apart from `mmlop.bench.reference`, the plain step of the benchmark; a test holds the two to agree.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import torch
 from torch import Tensor
 
 from mmlop.backbone import Backbone
+from mmlop.bench.reference import with_placeholders
+
+__all__ = ["LAST_BLOCK", "PADDING", "PREFIX", "encode_image", "encode_text", "with_placeholders"]
 
 PREFIX, PADDING, LAST_BLOCK = "prefix", "padding", "last block"
 
@@ -68,10 +73,3 @@ def one_row(block: Any, x: Tensor, row: int, mask: Tensor | None = None) -> Tens
     seen = None if mask is None else mask[row : row + 1]
     out: Tensor = asking + block.ls_1(block.attention(block.ln_1(asking), normed, normed, attn_mask=seen))
     return out.add(block.ls_2(block.mlp(block.ln_2(out))))
-
-
-def with_placeholders(tokens: Tensor, n: int, context: int) -> Tensor:
-    """Token rows [C, L] with n placeholder tokens behind SOS, filled up to the context."""
-    holes = tokens.new_full((len(tokens), n), 343)
-    row = torch.cat([tokens[:, :1], holes, tokens[:, 1:]], dim=1)
-    return torch.cat([row, row.new_zeros(len(row), context - row.shape[1])], dim=1)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
 import open_clip
 import pytest
+import slow_clip
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +20,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from mmlop.backbone import Backbone
-from mmlop.bench import Settings, line, reference, table
-from mmlop.bench.measure import interleaved, started
+from mmlop.bench import Settings, line, reference, run, table
+from mmlop.bench.measure import interleaved, started, warm_up
 from mmlop.bench.settings import Work
 from mmlop.bench.work import MATRIX, Training, ours, plain
 from mmlop.cli_bench import bench
@@ -67,6 +71,14 @@ def test_the_plain_side_is_open_clips_own_without_prompts(tiny: Backbone) -> Non
     assert torch.equal(found, tiny.model.encode_image(images))
 
 
+def test_the_plain_side_with_prompts_is_the_slow_reference(tiny: Backbone) -> None:
+    images, prompts = torch.randn(2, 3, 32, 32), torch.randn(2, 2, 3, 32)
+    assert torch.equal(reference.encode_image(tiny, images, prompts), slow_clip.encode_image(tiny, images, prompts))
+    tokens = reference.with_placeholders(tiny.tokenize(["cat.", "a long-haired dog."], 3), 3, tiny.context_length)
+    found = reference.encode_text(tiny, tokens, prompts[0])
+    assert torch.equal(found, slow_clip.encode_text(tiny, tokens, prompts[0]))
+
+
 # Measuring
 
 
@@ -82,6 +94,15 @@ def test_processes_are_measured_in_turns(architecture: str) -> None:
 def test_flops_are_those_of_the_arithmetic() -> None:
     (found,) = interleaved([Work("matmul", "ours")], runs=1)
     assert found.flops == 2 * MATRIX**3
+
+
+@pytest.mark.parametrize(("device", "runs"), [("cpu", 2), ("cuda", 3), ("cuda:1", 3)])
+def test_nothing_is_timed_before_it_does_what_it_will_always_do(device: str, runs: int) -> None:
+    """On CUDA the second run records, the third replays; the operations counted are those of one run."""
+    done: list[torch.Tensor] = []
+    left, right = torch.ones(3, 5), torch.ones(5, 7)
+    assert warm_up(lambda: done.append(left @ right), device) == 2 * 3 * 5 * 7
+    assert len(done) == runs
 
 
 def test_running_out_of_memory_is_one_sentence(architecture: str) -> None:
@@ -136,6 +157,61 @@ def test_the_command_measures_extends_and_draws(architecture: str, tmp_path: Pat
     assert "fp32" in table.heading(report)
 
 
+def test_on_cuda_the_report_says_that_ours_is_recorded(architecture: str) -> None:
+    works = [
+        Work(kind, side, device=device)
+        for kind in ("step", "text", "encode", "matmul")
+        for side in ("ours", "reference")
+        for device in ("cpu", "cuda:0")
+    ]
+    recorded = [(work.kind, work.side, work.device) for work in works if work.recorded]
+    assert recorded == [("step", "ours", "cuda:0"), ("text", "ours", "cuda:0")]
+
+    settings = Settings(classes=(12,), precisions=("fp32",), parts=("text",), batch=2, runs=1, architecture=architecture)
+    report = run(settings)
+
+    def printed() -> str:
+        console = Console(width=100, file=StringIO(), record=True)
+        console.print(*table.tables(report))
+        return console.export_text()
+
+    (row,) = report["rows"]
+    assert row["recorded"] is False  # on a CPU
+    assert "CUDA graph" not in printed()
+    row["recorded"] = True
+    assert "ours runs as a recorded CUDA graph" in printed()
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for plot, message in (
+        (tmp_path / "file" / "bench.png", "plot cannot be written to .*bench.png .*: give --plot a file in another folder"),
+        (tmp_path / ("x" * 250 + ".png"), "plot cannot be written to .*x.png .*name too long"),
+        (tmp_path, "is a folder: name a file, e.g. .*bench.png"),
+    ):
+        done = CliRunner().invoke(app, ["--quick", "--plot", str(plot)])
+        assert isinstance(done.exception, MmlopError)
+        assert re.search(message, str(done.exception))
+        assert "measuring" not in done.output
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_whatever_becomes_of_the_plot_the_figures_are_printed(architecture: str, tmp_path: Path) -> None:
+    folder = tmp_path / "plots"
+    options = ["--architecture", architecture, "--classes", "12", "--batch", "2", "--runs", "1", "--precision", "fp32"]
+    options += ["--parts", "step", "--plot", str(folder / "bench.png"), "--json"]
+    command = [sys.executable, "-m", "mmlop.cli", "bench", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert process.stderr.readline() == "measuring: step, 12 classes\n"
+        folder.rmdir()  # which the command made and found writable
+        folder.write_text("in the way")
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert {row["classes"] for row in json.loads(out)["rows"]} == {12}
+    assert re.fullmatch(r"Error: The plot cannot be written to \S+bench.png \(.+\): give --plot .+\n", err)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -145,6 +221,7 @@ def test_the_command_measures_extends_and_draws(architecture: str, tmp_path: Pat
         (["--parts", "setp"], "no part 'setp': choose among step"),
         (["--runs", "0"], "--runs is 0"),
         (["--parts", "text", "--plot", "bench.png"], "draws the part 'step'"),
+        (["--device", "mps"], "cannot time device 'mps': choose --device cpu, cuda or"),
         (["--device", "cuda:77"], "'cuda:77' cannot be used"),
         (["--architecture", "ViT-Z"], "'ViT-Z' is neither"),
     ],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +25,8 @@ from mmlop.data.pictures import prepare, prepare_all
 from mmlop.data.reading import read
 from mmlop.errors import MmlopError
 from mmlop.features import frozen_images, frozen_text, image_features
+
+pytest_plugins = ["small_disk"]
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +92,35 @@ def test_a_folder_that_cannot_be_written_is_done_without(
     with caplog.at_level(logging.WARNING):
         assert cache.tensor("toy", 1, (4,), "float32", counting(5, [])).tolist() == [5.0] * 4
     assert "not kept for the next time" in caplog.text
+
+
+def test_a_full_disk_is_done_without(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a process of its own this would be the end of it, by a bus error."""
+    monkeypatch.setenv("MMLOP_CACHE", str(small_disk))
+    with caplog.at_level(logging.WARNING):
+        found = cache.tensor("toy", 1, (2**20,), "float32", counting(5, []))
+    assert found.min() == found.max() == 5
+    assert "not kept for the next time" in caplog.text
+    assert not [file for file in small_disk.rglob("*") if file.is_file()]
+
+
+def test_a_change_of_the_code_is_a_change_of_the_key(tmp_path: Path) -> None:
+    package = tmp_path / "mmlop"
+    shutil.copytree(Path(cache.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+    ask = [sys.executable, "-c", "from mmlop import cache; print(cache.sources('losses.py', 'data/reading.py'))"]
+
+    def key() -> str:
+        return subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    before = key()
+    assert before == cache.sources("losses.py", "data/reading.py") == key()
+    (package / "encode.py").write_text("")
+    assert key() == before
+    with (package / "data" / "reading.py").open("a") as file:
+        file.write("# another\n")
+    assert key() != before
 
 
 # What is kept of data sets and models

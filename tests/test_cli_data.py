@@ -12,10 +12,8 @@ from clone import ROOT, Project
 from photos import photo, photos
 from said import Run, error
 
-from mmlop import config
-from mmlop.cli_data import _pictures_are_gone
 from mmlop.data import public
-from mmlop.data.manifest import Manifest, Picture
+from mmlop.data.manifest import SPLITS, Manifest
 
 pytest_plugins = ["cli_fixtures", "project_fixtures"]
 
@@ -99,8 +97,15 @@ def test_add_a_table_that_is_inside_the_project(mmlop: Run, shipped: Path, pictu
 def test_add_says_why_there_are_no_parts(mmlop: Run, shipped: Path, pictures: Path) -> None:
     photo(pictures / "washer/0.png", 500)
     said = mmlop("data", "add", "parts", pictures).out
-    assert "25 pictures (25 train) of 3 classes; 'washer' has only 1, too few for parts" in said
-    assert "an estimate by k-fold" in said
+    assert f"25 pictures (25 train) of 3 classes; {SPLITS['k-fold']}" in said
+
+
+def test_a_table_that_leaves_nothing_for_testing_is_not_added(mmlop: Run, shipped: Path, pictures: Path) -> None:
+    before = (shipped / "params.yaml").read_bytes()
+    rows = [f"{name}/{n}.png,{name},train" for name in ("nut", "Schrauben größer") for n in range(12)]
+    (pictures / "all.csv").write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
+    assert "but none the part test" in error(mmlop("data", "add", "parts", pictures / "all.csv"))
+    assert (shipped / "params.yaml").read_bytes() == before
 
 
 def test_nothing_broken_is_added(mmlop: Run, shipped: Path, pictures: Path) -> None:
@@ -175,21 +180,6 @@ def test_mistakes(mmlop: Run, shipped: Path, arguments: list[str], says: str) ->
     assert (shipped / "params.yaml").read_bytes() == before
 
 
-def test_a_manifest_without_its_pictures_is_noticed(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after `dvc pull` on another machine."""
-    monkeypatch.setenv("MMLOP_DATA", str(tmp_path / "home"))
-    params = config.load()
-    assert not _pictures_are_gone("eurosat", params)  # there is nothing to miss
-    file = photo(public.pictures(public.SPECS["eurosat"], tmp_path / "home") / "River/a.png", 0)
-    rows = (Picture("River/a.png", 0, "train", "0" * 16),)
-    manifest = Manifest("eurosat", ("river",), "a photo of a {}.", "MIT", "somewhere", pictures=rows, split="published")
-    (shipped / "data/eurosat").mkdir(parents=True)
-    manifest.save(shipped / "data/eurosat/manifest.json")
-    assert not _pictures_are_gone("eurosat", params)
-    file.unlink()
-    assert _pictures_are_gone("eurosat", params)
-
-
 def test_dvc_reads_own_pictures_again_although_it_does_not_see_them(tmp_path: Path, pictures: Path) -> None:
     """The commands in processes of their own, with DVC, in a clone of the project."""
     project = Project(tmp_path / "clone")
@@ -206,7 +196,14 @@ def test_dvc_reads_own_pictures_again_although_it_does_not_see_them(tmp_path: Pa
     manifest = Manifest.load(project.folder / "data/parts/manifest.json")
     assert len(manifest.pictures) == 25
     assert manifest.skipped == (("nut/bad.png", "an empty file"),)
-    said = project.mmlop("data", "add", "more", str(tmp_path / "nowhere"), check=False)
+
+    photo(pictures / "washer/0.png", 501)  # one small class, and there are no parts any more
+    warning = "there are fewer than 8 pictures of washer (1), so the data set has no parts: all its pictures may be trained"
+    assert f"parts: {warning}" in project.mmlop("data", "fetch", "parts").stdout
+    assert f"more: {warning}" in project.mmlop("data", "add", "more", str(pictures), "--skip-bad").stdout
+    assert {p.part for p in Manifest.load(project.folder / "data/parts/manifest.json").pictures} == {"train"}
+
+    said = project.mmlop("data", "add", "most", str(tmp_path / "nowhere"), check=False)
     assert (said.returncode, said.stdout.count("\n")) == (1, 1)
     assert "nowhere does not exist" in said.stdout
 

@@ -15,7 +15,10 @@ from mmlop.backbone import Backbone, wrap
 from mmlop.classifier import Classifier
 from mmlop.data import splits
 from mmlop.data.manifest import Fetched, Manifest, Picture, content_of
-from mmlop.experiment import FOLDS, Bench, Trained
+from mmlop.data.pictures import prepare_all
+from mmlop.data.splits import FOLDS
+from mmlop.experiment import Bench, Trained
+from mmlop.features import frozen_text, image_features
 
 NAMES = ("bolt", "nut", "washer")
 COUNTS = (7, 2, 1)
@@ -82,6 +85,17 @@ def test_every_picture_is_judged_by_an_adapter_that_never_saw_it(
     assert len(judged) == 9  # the only washer is always trained on
     assert delivered.metrics == {"accuracy_estimate": pytest.approx(100 * right / 9, abs=1e-4)}
     assert delivered.adapter.info.metrics == delivered.metrics
+
+
+def test_zero_shot_is_measured_on_the_same_pictures(bench: Bench, backbone: Backbone) -> None:
+    judged = [picture for picture in bench.manifest.pictures if COUNTS[picture.label] > 1]
+    assert len(judged) == 9
+    text = frozen_text(backbone, NAMES, ["a photo of a {}."])
+    right = 0
+    for picture in judged:
+        image = image_features(backbone, prepare_all(bench.data, [picture], 32))
+        right += int((image @ text.T).argmax()) == picture.label
+    assert bench.zero_shot()["accuracy"] == pytest.approx(100 * right / 9, abs=1e-4)
 
 
 def test_the_number_is_marked_as_an_estimate_everywhere(

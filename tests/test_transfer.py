@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mmlop.experiment import Trained
 from mmlop.features import frozen_text, image_features
 
 NAMES = ("red", "green", "blue car")
+SOURCE = Manifest("toy", ("cat", "dog"), "a {}.", "CC0", "drawn", (), "published")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_adapters_of_a_source_come_back(adapters: dict[int, Adapter], tmp_path: 
 def test_the_files_and_the_report(
     backbone: Backbone, target: Fetched, adapters: dict[int, Adapter], tmp_path: Path
 ) -> None:
-    mean = transfer.write(tmp_path, "toy", "cross_dataset", adapters, backbone, target)
+    mean = transfer.write(tmp_path, SOURCE, "cross_dataset", adapters, backbone, target)
     file = tmp_path / "results" / "transfer" / "toy" / "cars.jsonl"
     rows = report.read(file)
     assert {(row["source"], row["dataset"], row["protocol"], row["split"]) for row in rows} == {
@@ -87,6 +89,16 @@ def test_the_files_and_the_report(
     assert "**From toy to other data sets**" in markdown
     assert f"| cars * | {mean['zero_shot']:.1f} | {mean['accuracy']:.1f} ± " in markdown
     assert tables.OWN_SPLIT in markdown
+
+
+def test_a_source_with_a_split_of_its_own_marks_what_comes_from_it(
+    backbone: Backbone, target: Fetched, adapters: dict[int, Adapter], tmp_path: Path
+) -> None:
+    published = Fetched(replace(target.manifest, split="published"), target.folder)
+    for split, expected in (("own", "own"), ("published", "published")):
+        transfer.write(tmp_path, replace(SOURCE, split=split), "cross_dataset", adapters, backbone, published)
+        rows = report.read(tmp_path / "results" / "transfer" / "toy" / "cars.jsonl")
+        assert {row["split"] for row in rows} == {expected}
 
 
 def test_a_target_without_test_pictures_is_refused(backbone: Backbone, adapters: dict[int, Adapter]) -> None:

@@ -80,6 +80,7 @@ def _against_reference(plain: Work, classes: int, measurable: int, settings: Set
             "classes": classes,
             "precision": work.precision,
             "cached_views": work.cached,
+            "recorded": work.recorded,
             "runs": runs,
             "seconds": m.seconds,
             "peak": m.peak,

@@ -34,7 +34,7 @@ def _describe(device: str, architecture: str) -> dict[str, Any]:
         return found | {
             "name": torch.cuda.get_device_name(device),
             "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
-            "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "convolution": torch.backends.cudnn.allow_tf32},
+            "tf32": torch.backends.cuda.matmul.allow_tf32,  # of matrix products; never of convolutions
             "free": torch.cuda.mem_get_info(device)[0],
         }
     return found | {

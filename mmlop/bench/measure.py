@@ -44,7 +44,7 @@ class Measured:
 
 
 def interleaved(works: Sequence[Work], runs: int) -> list[Measured]:
-    """Measure ``works`` in turns (first, second, ..., first, second, ...), each in a fresh process after one untimed run.
+    """Measure ``works`` in turns (first, second, ..., first, second, ...), each in a fresh process that is warmed up.
 
     What slows the machine down for a while then slows all of them down. Raises MmlopError where a process runs out of
     memory.
@@ -92,7 +92,7 @@ class _Worker:
 
 @contextmanager
 def started(work: Work) -> Iterator[_Worker]:
-    """A worker that has done its untimed run."""
+    """A worker that has done its untimed runs."""
     here, there = context().Pipe()
     process = context().Process(target=_serve, args=(work, there), daemon=True)  # type: ignore[attr-defined]
     process.start()
@@ -109,17 +109,13 @@ def started(work: Work) -> Iterator[_Worker]:
 
 
 def _serve(work: Work, pipe: Connection) -> None:
-    """The worker's side: prepare, run once, then answer questions until the other end closes."""
+    """The worker's side: prepare, warm up, then answer questions until the other end closes."""
     logging.disable(logging.WARNING)  # open_clip warns that weights are random
     try:
-        from torch.utils.flop_counter import FlopCounterMode
-
         from mmlop.bench.work import prepare
 
         call = prepare(work)
-        with FlopCounterMode(display=False, custom_mapping=_attention_flops()) as counter:
-            call()
-        pipe.send(counter.get_total_flops())
+        pipe.send(warm_up(call, work.device))
         while True:
             pipe.send(_timed(call, work.device) if pipe.recv() == "run" else _peak(work.device))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
@@ -132,6 +128,21 @@ def _serve(work: Work, pipe: Connection) -> None:
             pipe.send(MmlopError(f"Measuring {work.side} at {work.classes} classes ran out of memory: {OUT_OF_MEMORY}."))
         else:
             pipe.send(RuntimeError(traceback.format_exc()))
+
+
+def warm_up(call: Callable[[], object], device: str) -> int:
+    """Run ``call`` until it does what it will always do, and count the floating-point operations of the first run.
+
+    Libraries and the optimiser set themselves up in the first run; on CUDA ours is recorded in the second, so that the
+    third is the first replay.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False, custom_mapping=_attention_flops()) as counter:
+        call()
+    for _ in range(2 if device.startswith("cuda") else 1):
+        call()
+    return int(counter.get_total_flops())
 
 
 def _timed(call: Callable[[], object], device: str) -> float:

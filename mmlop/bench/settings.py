@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from mmlop.errors import MmlopError, listing
@@ -32,6 +33,8 @@ class Settings:
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise MmlopError(f"Precision '{precision}' is unknown: choose among {listing(PRECISIONS, precision)}.")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):  # others would need a way to wait for them
+            raise MmlopError(f"mmlop bench cannot time device '{self.device}': choose --device cpu, cuda or e.g. cuda:1.")
         for count in self.classes:
             if not 2 <= count <= NAMES:
                 raise MmlopError(f"--classes holds {count}, but there are 2 to {NAMES} of ImageNet's class names to take.")
@@ -62,3 +65,8 @@ class Work:
     cached: bool = False  # the frozen image features are given
     device: str = "cpu"
     architecture: str = ""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it runs as a CUDA graph, as training does."""
+        return self.side == "ours" and self.kind in ("step", "text") and self.device.startswith("cuda")

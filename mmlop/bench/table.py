@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from mmlop.errors import MmlopError
 from mmlop.files import replacing
 
 REFERENCE, OURS = "#777777", {"fp32": "#1f77b4", "bf16": "#d95f02", "fp16": "#2ca02c"}
@@ -21,7 +23,7 @@ def heading(report: dict[str, Any]) -> str:
     machine, settings = report["machine"], report["settings"]
     found = sorted((row["precision"], row["matmul_gflops"]) for row in report["rows"] if "matmul_gflops" in row)
     rates = [f"{rate:.0f} GFLOP/s in {precision}" for precision, rate in dict(found).items()]  # the best of each
-    tf32 = [f"TF32 in {kind} {'on' if on else 'off'}" for kind, on in machine.get("tf32", {}).items()]
+    tf32 = [f"TF32 {'on' if machine['tf32'] else 'off'}"] if "tf32" in machine else []
     threads = f"{machine['threads']} threads, torch {machine['torch']}"
     return ", ".join([settings["architecture"], machine["device"], machine["name"], threads, *tf32, *rates])
 
@@ -36,6 +38,8 @@ def tables(report: dict[str, Any]) -> Iterator[Group]:
         notes = [
             f"~ the line through the plain step at {few} and {many} classes, the most that fit" for few, many in extended
         ]
+        if any(row["recorded"] for row in steps):
+            notes.append("ours runs as a recorded CUDA graph, as training does; the plain step is launched as it is")
         yield _table(title, columns, [_training(row) for row in steps], notes)
     if evaluations := [row for row in rows if row["part"] == "evaluation"]:
         title = f"Evaluation, batch {settings['evaluation_batch']}: pictures per second against open_clip's encode_image"
@@ -73,7 +77,8 @@ def _training(row: dict[str, Any]) -> list[str]:
 
 
 def plot(report: dict[str, Any], file: Path) -> None:
-    """Draw step time and peak memory against the number of classes as a PNG; hollow where extended."""
+    """Draw step time and peak memory against the number of classes as a PNG; hollow where extended. Raises MmlopError if
+    the file cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
@@ -97,8 +102,28 @@ def plot(report: dict[str, Any], file: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     figure.suptitle(f"{report['settings']['architecture']}, batch {report['settings']['batch']}")
-    with replacing(file) as beside:
-        figure.savefig(beside, dpi=120, metadata={"Software": None})
+    try:
+        with replacing(file) as beside:
+            figure.savefig(beside, format="png", dpi=120, metadata={"Software": None})
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def require_writable(file: Path) -> None:
+    """Raises MmlopError if ``plot`` could not write the file: better known before the measurements than after them."""
+    try:
+        if file.is_dir():
+            raise MmlopError(f"--plot {file} is a folder: name a file, e.g. {file / 'bench.png'}.")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(file: Path, error: OSError) -> MmlopError:
+    reason = error.strerror or str(error)
+    return MmlopError(f"The plot cannot be written to {file} ({reason}): give --plot a file in another folder.")
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> Group:

@@ -40,7 +40,6 @@ class Encoders:
     frozen: Callable[[Tensor], Tensor]  # uint8 views -> f [B, d]
     image: Callable[[Tensor, Tensor], Tensor]  # views, P_v -> f' [B, d]
     text: Callable[[Tensor, Tensor], Tensor]  # P_t, anchors -> w* [C, d]
-    recorded: bool = False  # on CUDA as a graph, as training does it
 
 
 def ours(backbone: Backbone, classes: Sequence[str]) -> Encoders:
@@ -49,7 +48,6 @@ def ours(backbone: Backbone, classes: Sequence[str]) -> Encoders:
         frozen=lambda views: image_features(backbone, views),
         image=lambda views, prompts: unit(encode_image(backbone, backbone.normalise(views), prompts)),
         text=lambda prompts, anchors: prompted_text(backbone, texts, prompts, anchors),
-        recorded=True,
     )
 
 
@@ -74,7 +72,15 @@ def plain(backbone: Backbone, classes: Sequence[str]) -> Encoders:
 class Training:
     """Training steps on noise, with one side's encoders. Weights and pictures do not matter to speed, shapes do."""
 
-    def __init__(self, backbone: Backbone, encoders: Encoders, classes: int, batch: int, cached: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        encoders: Encoders,
+        classes: int,
+        batch: int,
+        cached: bool = False,
+        recorded: bool = False,
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
         depth = min(DEPTH, backbone.vision_layers, backbone.text_layers)
         shape = PromptShape(depth, TOKENS, RANK, backbone.vision_width, backbone.text_width)
@@ -89,9 +95,8 @@ class Training:
         self.labels = torch.randint(0, classes, (batch,), generator=generator).to(device)
         self.anchors = unit(torch.randn(classes, backbone.embed_dim, generator=generator)).to(device)
         self.frozen = encoders.frozen(self.views) if cached else None
-        recorded = encoders.recorded and device.type == "cuda"
-        self._losses: Step = Recorded(self._whole) if recorded else self._whole
-        self._texts: Step = Recorded(self._text_alone) if recorded else self._text_alone
+        self._losses: Step = Recorded(self._whole, device) if recorded else self._whole
+        self._texts: Step = Recorded(self._text_alone, device) if recorded else self._text_alone
 
     def step(self) -> Tensor:
         """A whole step; without ``cached``, the frozen image features are part of it. Gives the loss."""
@@ -127,12 +132,13 @@ class Training:
 
 def prepare(work: Work) -> Callable[[], object]:
     """The function to time. Raises MmlopError for an architecture that cannot be prompted."""
+    torch.backends.cudnn.allow_tf32 = False  # as `wrap` has it, for what is not wrapped too
     match work.kind:
         case "step" | "text":
             backbone = wrap(random_model(work.architecture), work.architecture, "random", work.precision, work.device)
             names = open_clip.IMAGENET_CLASSNAMES[: work.classes]
             encoders = (ours if work.side == "ours" else plain)(backbone, names)
-            training = Training(backbone, encoders, work.classes, work.batch, work.cached)
+            training = Training(backbone, encoders, work.classes, work.batch, work.cached, work.recorded)
             return training.step if work.kind == "step" else training.text
         case "encode":
             return _encoding(work)

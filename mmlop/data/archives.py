@@ -57,8 +57,8 @@ def unpack(archive: Path, folder: Path, place: Place, inside: Inside = lambda _:
     to ``place`` and ``inside`` below the archive's path without its suffix.
 
     Raises MmlopError, naming the archive and the member, where one would be written outside ``folder``, for devices and
-    pipes, for links that are wanted, and for two members that differ but have one place; also if the archive is encrypted,
-    damaged or cut short (then what was written of it is removed), or the disk is full.
+    pipes, for links that are wanted, and for two members that differ but have one place; also if the archive is encrypted.
+    Raises Damaged if it is damaged or cut short (then what was written of it is removed), and DiskFull.
     """
     try:
         source = archive.open("rb")
@@ -72,7 +72,7 @@ def unpack(archive: Path, folder: Path, place: Place, inside: Inside = lambda _:
                 if (wanted := place(member.path)) is not None:
                     target.put(member, wanted)
                     progress.update()
-    except _DamagedError:  # a check sum may come only at the end of all that it is of
+    except Damaged:  # a check sum may come only at the end of all that it is of
         target.clear()
         raise
     except OSError as error:
@@ -109,7 +109,9 @@ def _ending(path: PurePosixPath, known: frozenset[str]) -> PurePosixPath | None:
     return next((PurePosixPath(ending) for ending in endings if ending in known), None)
 
 
-class _DamagedError(MmlopError):
+class Damaged(MmlopError):
+    """The archive's bytes are not what they were, or not of an archive at all: it may help to download it again."""
+
     def __init__(self, archive: Path, reason: object) -> None:
         super().__init__(
             f"{archive} is damaged, cut short, or no zip or tar archive ({reason}): remove it and run the same command "
@@ -270,7 +272,7 @@ class _Target:
                         break
                     out.write(piece)
             if left:
-                raise _DamagedError(self.archive, f"{member.path} is not of the size that is declared")
+                raise Damaged(self.archive, f"{member.path} is not of the size that is declared")
             beside.chmod(0o644)
             file.parent.mkdir(parents=True, exist_ok=True)
             beside.replace(file)
@@ -288,8 +290,8 @@ def _damage(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise _DamagedError(archive, error) from error
+        raise Damaged(archive, error) from error
     except OSError as error:
         if error.errno is not None:  # the disk's, not the archive's: gzip and bz2 raise OSError too
             raise
-        raise _DamagedError(archive, error) from error
+        raise Damaged(archive, error) from error

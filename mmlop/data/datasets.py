@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from mmlop.data.manifest import Contents, Fetched, Manifest, Picture, content_of
 from mmlop.data.mini import benchmark
 from mmlop.errors import MmlopError, listing
 from mmlop.files import replacing
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def get(name: str, params: Params) -> DataSet:
     if name in params.sources:
         if built_in:
             raise MmlopError(f"'{name}' under sources in params.yaml is the name of a built-in data set: choose another.")
-        return _own(name, params.sources[name])
+        return _own(name, params.sources[name], name in params.test_sets)
     if not built_in:
         raise MmlopError(f"There is no data set '{name}'. Known: {listing(names(params), name)}.")
     return _mini(name, params.data) if name in benchmark.TASKS else _public(name, params.data)
@@ -86,16 +89,21 @@ def _check_pinned(manifest: Manifest, before: Path) -> None:
     """What is published once should stay the same for ever, also where no checksum of it is known."""
     if not before.exists():
         return
-    known = {picture.path: picture.content for picture in Manifest.load(before).pictures}
+    try:
+        known = {picture.path: picture.content for picture in Manifest.load(before).pictures}
+    except MmlopError as error:  # it would be in the way of every later fetch
+        logger.warning("%s is not compared with an earlier fetch, whose manifest is of no use (%s)", manifest.name, error)
+        return
     changed = [p.path for p in manifest.pictures if known.get(p.path, p.content) != p.content]
     if changed:
         raise MmlopError(
             f"{manifest.name}: {len(changed)} pictures are not those fetched before, {changed[0]} for one: remove "
-            f"{before.parent} to accept them, or the pictures to download them again."
+            f"{before.parent} to accept them, or the pictures to download them again, then run `mmlop data fetch "
+            f"{manifest.name}`."
         )
 
 
-def _own(name: str, source: Source) -> DataSet:
+def _own(name: str, source: Source, tested_only: bool) -> DataSet:
     where = folder.location(source)
     return DataSet(
         name,
@@ -103,7 +111,7 @@ def _own(name: str, source: Source) -> DataSet:
         source.licence,
         source.template,
         folder.count(source),
-        lambda _: folder.contents(name, source),
+        lambda _: folder.contents(name, source, tested_only),
         folder.base(source),
     )
 

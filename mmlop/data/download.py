@@ -30,6 +30,10 @@ CHUNK = 1 << 20
 BUSY = (408, 425, 429)  # beside 5xx: a status that may be another one soon
 
 
+class DiskFull(MmlopError):
+    """There is no room: no other source of the same file would help."""
+
+
 @dataclass(frozen=True)
 class Remote:
     """A file to download: where it may be had, in order of preference, and what it must be."""
@@ -55,7 +59,7 @@ def download(remote: Remote, folder: Path, *, attempts: int = 5, timeout: float 
     attempt and twice as many before each further one. What has come is kept in ``folder/remote.name.part``, and a later
     call goes on from there, in another process too. Each address and each further attempt is logged.
 
-    Raises MmlopError if the file that is there is a wrong one, if no address gives it, or if the disk is too small.
+    Raises MmlopError if the file that is there is a wrong one or no address gives it; DiskFull if the disk is too small.
     """
     from filelock import FileLock
 
@@ -84,11 +88,11 @@ def verify(remote: Remote, file: Path) -> None:
 
 
 def need_room(folder: Path, bytes_needed: int, what: str) -> None:
-    """Raises MmlopError if the disk of a folder, which need not exist yet, has less than this left."""
+    """Raises DiskFull if the disk of a folder, which need not exist yet, has less than this left."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < bytes_needed:
-        raise MmlopError(
+        raise DiskFull(
             f"{what} needs {_amount(bytes_needed)}, and only {_amount(free)} are free at {existing}: make room there, or "
             f"set MMLOP_DATA to a folder on a bigger disk."
         )
@@ -97,7 +101,7 @@ def need_room(folder: Path, bytes_needed: int, what: str) -> None:
 def unwritable(folder: Path, error: OSError) -> MmlopError:
     """The sentence for a disk that does not take what is written to it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MmlopError(
+        return DiskFull(
             f"The disk of {folder} is full: make room there and run the same command again, which goes on from what has "
             f"come so far, or set MMLOP_DATA to a folder on a bigger disk."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmlop.config import Source
 from mmlop.data import check, table
 from mmlop.data.entries import Entry, Listed, Offender
 from mmlop.data.manifest import Contents, Picture
-from mmlop.data.parts import assign, once, part_of
+from mmlop.data.parts import FEWEST, assign, once, part_of
 from mmlop.errors import MmlopError
 
 __all__ = ["SUFFIXES", "base", "contents", "count", "location", "part_of", "picture_files"]
@@ -43,11 +44,11 @@ def count(source: Source) -> int | None:
         return None
 
 
-def contents(name: str, source: Source) -> Contents:
+def contents(name: str, source: Source, tested_only: bool = False) -> Contents:
     """Everything usable in a source; each picture is opened and decoded once.
 
-    Raises MmlopError that names what cannot be used, unless the source says to skip it; for fewer than two usable
-    classes in any case.
+    Raises MmlopError that names what cannot be used, unless the source says to skip it; in any case for fewer than two
+    usable classes, and where it gives parts but no training pictures (unless it is ``tested_only``) or no test pictures.
     """
     place = location(source)
     good, offenders = check.usable(base(source), _listed(place) if source.folder else table.read(place))
@@ -65,6 +66,10 @@ def contents(name: str, source: Source) -> Contents:
     if copies:
         logger.warning("%s: %d pictures left out as they are in another part too, %s", name, len(copies), _shown(copies))
     parted, split = assign(kept)
+    if split == "given":
+        _require_parts(name, place, parted, ("test",) if tested_only else ("train", "test"))
+    if split == "k-fold":
+        _warn_of_few(name, parted)
     labels = {label: number for number, label in enumerate(classes)}
     pictures = tuple(Picture(one.path, labels[one.label], str(one.part), one.content) for one in parted)
     return Contents(classes, pictures, split, (*offenders, *copies))
@@ -90,6 +95,33 @@ def class_folders(folder: Path) -> list[str]:
         raise MmlopError(f"The picture folder {folder} does not exist: correct its path.") from None
     except OSError as error:
         raise MmlopError(f"The picture folder {folder} cannot be read: {error.strerror}.") from error
+
+
+def _require_parts(name: str, place: Path, entries: list[Entry], needed: tuple[str, ...]) -> None:
+    """A data set that cannot be trained on, or never be tested, should say so before hours of work."""
+    given = {entry.part for entry in entries}
+    if missing := [part for part in needed if part not in given]:
+        alone = "; a data set that is only tested on belongs under test_sets in params.yaml" if "train" in missing else ""
+        raise MmlopError(
+            f"{name}: {place} gives every picture a part, but none the part {' or '.join(missing)}: give some that part, "
+            f"or leave the column away, and parts are made by content{alone}."
+        )
+
+
+def _warn_of_few(name: str, entries: list[Entry]) -> None:
+    """One small class, perhaps a new one, takes the test part away from all of them: nobody should learn that late."""
+    counts = Counter(entry.label for entry in entries)
+    few = [f"{check.printable(label)} ({count})" for label, count in sorted(counts.items()) if count < FEWEST]
+    more = f" and {len(few) - SHOWN} more classes" if len(few) > SHOWN else ""
+    logger.warning(
+        "%s: there are fewer than %d pictures of %s, so the data set has no parts: all its pictures may be trained on, "
+        "none is kept for testing, and accuracy is an estimate by k-fold; give these classes %d pictures, or leave them "
+        "out",
+        name,
+        FEWEST,
+        ", ".join(few[:SHOWN]) + more,
+        FEWEST,
+    )
 
 
 def _listed(folder: Path) -> Listed:

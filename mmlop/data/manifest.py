@@ -31,7 +31,7 @@ SPLITS = {
     "own": "a split of one's own: numbers do not compare with those of papers",
     "given": "parts as the table gives them",
     "content": "parts by content hash, 50/20/30 %",
-    "k-fold": "too few pictures for parts: all are trained on, accuracy is an estimate by k-fold",
+    "k-fold": "too few pictures in some class for parts: all may be trained on, accuracy is an estimate by k-fold",
 }
 
 

@@ -47,12 +47,20 @@ def assign(entries: list[Entry]) -> tuple[list[Entry], str]:
         by_class[entry.label].append(entry)
     if min(map(len, by_class.values())) < FEWEST:
         return [replace(entry, part="train") for entry in entries], "k-fold"
-    # Something must be there to train on. Once k-fold is behind a data set, this is the only way in which a picture can
-    # change its part: it goes back to its own as soon as the class has one whose hash says train.
-    rescued = {
-        min(entry.content for entry in own)
-        for own in by_class.values()
-        if not any(part_of(entry.content) == "train" for entry in own)
-    }
-    parts = ("train" if entry.content in rescued else part_of(entry.content) for entry in entries)
+    moved = _moved([[entry.content for entry in own] for own in by_class.values()])
+    parts = (moved.get(entry.content) or part_of(entry.content) for entry in entries)
     return [replace(entry, part=part) for entry, part in zip(entries, parts, strict=True)], "content"
+
+
+def _moved(classes: list[list[str]]) -> dict[str, str]:
+    """The contents, of those of each class, that are in another part than their hash says, and in which.
+
+    Something must be there to train on in every class, and to test on at all. Once k-fold is behind a data set, this is
+    the only way in which a picture can change its part: it goes back to its own as soon as there are others for it.
+    """
+    moved = {min(own): "train" for own in classes if not any(part_of(content) == "train" for content in own)}
+    if not any(part_of(content) == "test" for own in classes for content in own):
+        # As no hash says test, the largest of a class is one for validation, or else of a class that has training
+        # pictures only: with FEWEST of them, it never is the one that the class is trained on.
+        moved[max(max(own) for own in classes if len(own) == max(map(len, classes)))] = "test"
+    return moved

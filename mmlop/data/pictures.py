@@ -51,7 +51,8 @@ def prepare_all(data: Fetched, pictures: Sequence[Picture], size: int) -> Tensor
     if not pictures:
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
     libraries = [version("pillow"), version("torchvision")]
-    about = [[picture.content for picture in pictures], libraries]
+    code = cache.sources("data/pictures.py", "data/reading.py")
+    about = [[picture.content for picture in pictures], libraries, code]
     return cache.tensor("pictures", about, (len(pictures), 3, size, size), "uint8", fill)
 
 

@@ -78,6 +78,8 @@ def rgb(image: Image.Image) -> Image.Image:
         raise MmlopError(f"its grey values, of mode {image.mode}, have no agreed range: save it with 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # 16-bit grey: PIL's own conversion would clip it to white
+        if image.mode != "I;16":  # big-endian, which point() cannot do
+            image = image.convert("I")
         image = image.point(lambda value: value / 256).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

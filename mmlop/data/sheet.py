@@ -29,7 +29,7 @@ def sheet(fetched: Fetched, target: Path, per_class: int = 4, classes: int = 25)
     pictures (test pictures where the data set has nothing else), always the same ones. A picture that is missing, changed
     or unreadable shows as a crossed box with its name.
 
-    Raises MmlopError where nothing is asked for.
+    Raises MmlopError where nothing is asked for, or the file cannot be written.
     """
     if per_class < 1 or classes < 1:
         raise MmlopError(f"A sheet of {classes} classes with {per_class} pictures each shows nothing: ask for 1 at least.")
@@ -46,8 +46,12 @@ def sheet(fetched: Fetched, target: Path, per_class: int = 4, classes: int = 25)
         _name(pen, manifest, label, part, top)
         for column, picture in enumerate(chosen.get(label, [])):
             page.paste(_thumb(fetched, picture), (MARGIN + NAME + column * (THUMB + GAP), top))
-    with replacing(target) as beside:
-        page.save(beside, format="PNG")
+    try:
+        with replacing(target) as beside:
+            page.save(beside, format="PNG")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MmlopError(f"The contact sheet cannot be written to {target} ({reason}): choose another --sheet.") from error
     return target
 
 

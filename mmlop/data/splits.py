@@ -18,6 +18,7 @@ from mmlop.files import dump_json, write_text
 
 logger = logging.getLogger(__name__)
 
+FOLDS = 5  # of the estimate where pictures are too few for a test part
 VALIDATION_SHOTS = 4  # at most, per class; drawn as in CoOp, though seeds are ranked on the whole validation part
 
 
@@ -99,21 +100,16 @@ def make(manifest: Manifest, shots: Collection[int], seeds: Sequence[int]) -> Sp
         named = ", ".join(few[:10]) + (f" and {len(few) - 10} more classes" if len(few) > 10 else "")
         logger.warning("%s: fewer than %d training pictures for %s: all are taken", manifest.name, max(shots), named)
     base, novel = halves(len(manifest.classes))
-    parts = {part: manifest.of(part) for part in ("train", "val")}
-    draws = {k: {seed: _draw(parts["train"], parts["val"], k, seed) for seed in seeds} for k in sorted(set(shots))}
+    draws = {k: {seed: draw(manifest, k, seed) for seed in seeds} for k in sorted(set(shots))}
     return Split(manifest.name, manifest.hash, base, novel, draws)
 
 
 def draw(manifest: Manifest, shots: int, seed: int) -> Draw:
     """CoOp's sampler: Python's generator seeded with ``seed``; classes in order of first appearance; training before
     validation with one running generator; a class with too few pictures is taken whole, without a draw."""
-    return _draw(manifest.of("train"), manifest.of("val"), shots, seed)
-
-
-def _draw(train: Sequence[Picture], val: Sequence[Picture], shots: int, seed: int) -> Draw:
     generator = random.Random(seed)
-    first = _sample(train, shots, generator)
-    second = _sample(val, min(shots, VALIDATION_SHOTS), generator)
+    first = _sample(manifest.of("train"), shots, generator)
+    second = _sample(manifest.of("val"), min(shots, VALIDATION_SHOTS), generator)
     return Draw(tuple(p.path for p in first), tuple(p.path for p in second))
 
 
@@ -126,3 +122,16 @@ def _sample(pictures: Sequence[Picture], count: int, generator: random.Random) -
         for group in by_label.values()
         for picture in (generator.sample(group, count) if len(group) >= count else group)
     ]
+
+
+def folds(shots: Sequence[Picture], count: int = FOLDS) -> list[list[Picture]]:
+    """Shots dealt out for k-fold, by class and in order of content, so that a fold is the same for ever. A class with a
+    single picture is in none; folds may be empty."""
+    by_label: dict[int, list[Picture]] = {}
+    for picture in sorted(shots, key=lambda p: p.content):
+        by_label.setdefault(picture.label, []).append(picture)
+    dealt: list[list[Picture]] = [[] for _ in range(count)]
+    for group in by_label.values():
+        for index, picture in enumerate(group if len(group) > 1 else ()):
+            dealt[index % count].append(picture)
+    return dealt

@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmlop.data.archives import in_folders, named, unpack
+from mmlop.data.download import DiskFull
 from mmlop.errors import MmlopError
 
 pytest_plugins = ["small_disk"]
@@ -382,7 +383,7 @@ def test_a_file_where_a_folder_is_wanted(archive: Path, folder: Path) -> None:
 def test_a_disk_that_runs_full(archive: Path, small_disk: Path) -> None:
     tree = {f"{number}.jpg": bytes(300_000) for number in range(5)}
     archive.write_bytes(gzip.compress(tar(tree)))
-    with pytest.raises(MmlopError, match=f"disk of {small_disk} is full.*MMLOP_DATA"):
+    with pytest.raises(DiskFull, match=f"disk of {small_disk} is full.*MMLOP_DATA"):
         unpack(archive, small_disk, everything)
     assert files(small_disk).items() < tree.items()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from file_server import Fault, FileServer
 
-from mmlop.data.download import Remote, download, drive, need_room, verify
+from mmlop.data.download import DiskFull, Remote, download, drive, need_room, verify
 from mmlop.errors import MmlopError
 
 pytest_plugins = ["file_server", "small_disk"]
@@ -398,7 +398,7 @@ def test_a_disk_that_runs_full(file_server: FileServer, small_disk: Path) -> Non
     file_server.fault("set.tar", Fault(chunked=True), times=1)  # the size is not known beforehand
     other = small_disk / "other"
     other.write_bytes(bytes(400_000))
-    with pytest.raises(MmlopError, match=rf"disk of {small_disk} is full: make room.*goes on.*MMLOP_DATA"):
+    with pytest.raises(DiskFull, match=rf"disk of {small_disk} is full: make room.*goes on.*MMLOP_DATA"):
         fetch(remote, small_disk)
     there = (small_disk / "set.tar.part").stat().st_size
     assert there > 500_000
@@ -409,7 +409,7 @@ def test_a_disk_that_runs_full(file_server: FileServer, small_disk: Path) -> Non
 
 def test_a_disk_that_is_too_small(file_server: FileServer, remote: Remote, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(900_000))
-    with pytest.raises(MmlopError, match=r"set\.tar needs 200 kB, and only \d+ kB are free at .*MMLOP_DATA"):
+    with pytest.raises(DiskFull, match=r"set\.tar needs 200 kB, and only \d+ kB are free at .*MMLOP_DATA"):
         fetch(remote, small_disk)  # the server says how much it is
     assert len(file_server.requests) == 1
     with pytest.raises(MmlopError, match=r"set\.tar needs 250 kB"):

@@ -17,7 +17,7 @@ from mmlop.backbone import Backbone, wrap
 from mmlop.classifier import Classifier
 from mmlop.data import datasets, public, splits
 from mmlop.data.datasets import DataSet
-from mmlop.data.manifest import Fetched, Picture
+from mmlop.data.manifest import Fetched, Manifest, Picture
 from mmlop.data.public import SPECS
 from mmlop.experiment import Bench, Trained
 
@@ -156,7 +156,8 @@ def test_a_variant_is_tested_among_its_own_classes(
     assert set(manifest.classes) <= set(adapters[1].info.classes)
     protocol = protocols.of_pair("imagenet", name, datasets.get(name, configured("imagenet")).variant_of)
     assert protocol == "domain_generalisation"
-    mean = transfer.write(tmp_path, "imagenet", protocol, adapters, backbone, data)
+    source = Manifest("imagenet", adapters[1].info.classes, "a photo of a {}.", "", "", (), "published")
+    mean = transfer.write(tmp_path, source, protocol, adapters, backbone, data)
     zero_shot, found = transfer.measure(adapters, backbone, data)
     assert 0 <= zero_shot["accuracy"] <= 100
     for seed, adapter in adapters.items():

@@ -127,21 +127,68 @@ def test_copies_do_not_make_enough_pictures(tmp_path: Path) -> None:
     assert contents(place).split == "k-fold"
 
 
-contents_of_a_class = st.lists(st.integers(0, 16**16 - 1).map("{:016x}".format), min_size=8, max_size=12, unique=True)
+def test_small_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """For one of them takes the test part away from all."""
+    with caplog.at_level(logging.WARNING):
+        found = contents(photos(tmp_path / "photos", {"nut": 30, "washer": 7, "bolt": 1, "screw": 8}))
+    assert found.split == "k-fold"
+    assert [record.getMessage() for record in caplog.records] == [
+        "parts: there are fewer than 8 pictures of bolt (1), washer (7), so the data set has no parts: all its pictures "
+        "may be trained on, none is kept for testing, and accuracy is an estimate by k-fold; give these classes 8 "
+        "pictures, or leave them out"
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        contents(photos(tmp_path / "many", {"nut": 10, **{f"bolt {n:02d}": 2 for n in range(12)}}))
+    assert "bolt 08 (2), bolt 09 (2) and 2 more classes, so" in caplog.text
 
 
-@settings(max_examples=200, deadline=None)
-@given(contents_of_a_class)
-def test_every_class_can_be_trained_on(of_class: list[str]) -> None:
-    entries = [Entry(f"nut/{content}.png", "nut", content=content) for content in of_class]
+def between(low: int, high: int) -> st.SearchStrategy[str]:
+    """Content hashes, but for the last digit, whose first digit is one of these."""
+    return st.integers(low * 16**14, (high + 1) * 16**14 - 1).map("{:015x}".format)
+
+
+KINDS = [between(0, 15), between(0, 7), between(8, 10), between(0, 10), between(12, 15)]  # of all parts, or of some
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_every_class_can_be_trained_on_and_the_data_set_be_tested(data: st.DataObject) -> None:
+    classes = [  # no picture is of two
+        [f"{content}{number}" for content in data.draw(st.lists(kind, min_size=8, max_size=12, unique=True))]
+        for number, kind in enumerate(data.draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4)))
+    ]
+    entries = [
+        Entry(f"{number}/{content}.png", str(number), content=content)
+        for number, own in enumerate(classes)
+        for content in own
+    ]
     assigned, split = parts.assign(entries)
     assert split == "content"
     assert [entry.path for entry in assigned] == [entry.path for entry in entries]
-    moved = [entry for entry in assigned if entry.part != part_of(entry.content)]
-    if any(part_of(content) == "train" for content in of_class):
-        assert not moved
+    assert {entry.label for entry in assigned if entry.part == "train"} == {entry.label for entry in entries}
+    assert "test" in {entry.part for entry in assigned}
+
+    moved = {(entry.content, entry.part) for entry in assigned if entry.part != part_of(entry.content)}
+    trained = {(min(own), "train") for own in classes if not any(part_of(content) == "train" for content in own)}
+    assert trained <= moved
+    if any(part_of(entry.content) == "test" for entry in entries):
+        assert moved == trained
     else:
-        assert [(entry.content, entry.part) for entry in moved] == [(min(of_class), "train")]
+        ((content, part),) = moved - trained
+        assert part == "test"
+        assert content in {max(own) for own in classes if len(own) == max(map(len, classes))}
+
+
+def test_a_tiny_data_set_whose_hashes_never_say_test_can_be_tested() -> None:
+    """And a picture that is used for that goes back as soon as there is one whose hash says test."""
+    entries = [Entry(f"nut/{digit}.png", "nut", content=f"{digit:x}" * 16) for digit in range(8)]
+    entries += [Entry(f"bolt/{digit}0.png", "bolt", content=f"{digit:x}0" * 8) for digit in range(1, 10)]
+    assigned, _ = parts.assign(entries)
+    assert [entry.content for entry in assigned if entry.part == "test"] == ["90" * 8]
+    grown, _ = parts.assign([*entries, Entry("nut/f.png", "nut", content="f" * 16)])
+    assert [entry.content for entry in grown if entry.part == "test"] == ["f" * 16]
+    assert [entry.part for entry in grown[:-1]] == [part_of(entry.content) for entry in entries]
 
 
 def test_a_class_whose_hashes_all_say_test_has_one_training_picture() -> None:

@@ -9,6 +9,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,33 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path, suffix: str) -> None:
     found = np.asarray(pictures.read(tmp_path / f"a.{suffix}")).astype(int)
     assert found.shape == (8, 64, 3)
     assert (found == values[..., None] // 256).all()  # the upper byte
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sixteen_bit_grey_with_the_upper_byte_first(tmp_path: Path, orientation: int) -> None:
+    """TIFF of the byte order MM, which Pillow reads but does not write."""
+    values = np.linspace(0, 65535, 64 * 8).astype(np.uint16).reshape(8, 64)
+    (tmp_path / "a.tiff").write_bytes(big_endian_tiff(values, orientation))
+    with Image.open(tmp_path / "a.tiff") as stored:
+        assert stored.mode == "I;16B"
+    found = np.asarray(pictures.read(tmp_path / "a.tiff")).astype(int)
+    upright = values if orientation == 1 else np.rot90(values, -1)
+    assert found.shape == (*upright.shape, 3)
+    assert (found == upright[..., None] // 256).all()
+
+
+def big_endian_tiff(values: np.ndarray[Any, Any], orientation: int) -> bytes:
+    """One strip of 16-bit grey behind the directory."""
+    height, width = values.shape
+    tags = [(256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 0), (274, 3, orientation)]
+    tags += [(277, 3, 1), (278, 3, height), (279, 4, 2 * values.size)]
+    start = 8 + 2 + 12 * len(tags) + 4
+    rows = [
+        struct.pack(">HHIHH", tag, kind, 1, value, 0) if kind == 3 else struct.pack(">HHII", tag, kind, 1, value or start)
+        for tag, kind, value in tags
+    ]
+    directory = struct.pack(">H", len(tags)) + b"".join(rows) + bytes(4)
+    return b"MM\0*" + struct.pack(">I", 8) + directory + values.astype(">u2").tobytes()
 
 
 def png(width: int, depth: int, colour: int, rows: list[bytes]) -> bytes:

@@ -14,12 +14,12 @@ from public_archives import by_hand, lay, made, split_file, tiny, tree
 
 from mmlop import config
 from mmlop.data import public
-from mmlop.data.download import Remote
+from mmlop.data.download import DiskFull, Remote
 from mmlop.data.manifest import Contents, Picture, content_of
 from mmlop.data.public import SPECS, Public, contents, table
 from mmlop.errors import MmlopError
 
-pytest_plugins = ["file_server"]
+pytest_plugins = ["file_server", "small_disk"]
 
 NAMES = [
     "imagenet",
@@ -278,6 +278,60 @@ def test_another_split_is_refused_unless_it_will_do(file_server: FileServer, tmp
     check("dtd", contents(spec, tmp_path, own_split=False))
 
 
+def test_a_split_of_fewer_pictures_is_as_good_as_any_other_of_ones_own(file_server: FileServer, tmp_path: Path) -> None:
+    lay("dtd", tmp_path)
+    file = tmp_path / "dtd/split_zhou_DescribableTextures.json"
+    rows = json.loads(file.read_bytes())
+    rows = {part: [row for row in rows[part] if "_0001" not in row[0] and "_0010" not in row[0]] for part in rows}
+    file.write_text(json.dumps(rows))
+    for row in made("dtd").pictures:
+        if "_0001" in row:
+            (tmp_path / "dtd/images" / row).unlink()  # what the split does not name need not be there
+    found = contents(tiny("dtd", file_server), tmp_path, own_split=True)
+    assert (found.split, len(found.pictures)) == ("own", 8 * 3)
+    assert file_server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "count"),
+    [
+        ("imagenet", "images/train", 66),
+        ("imagenet", "images/val", 22),
+        ("imagenetv2", "imagenetv2-matched-frequency-format-val", 22),
+        ("imagenet_sketch", "images", 22),
+        ("imagenet_a", "imagenet-a", 6),
+        ("imagenet_r", "imagenet-r", 6),
+    ],
+)
+def test_more_than_was_published_is_refused(
+    name: str, folder: str, count: int, file_server: FileServer, tmp_path: Path
+) -> None:
+    lay(name, tmp_path)
+    where = tmp_path / SPECS[name].folder / folder
+    some = sorted(file for file in where.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))[:2]
+    more = [Path(shutil.copy(file, file.with_name(f"copy of {file.name}"))) for file in some]
+    with pytest.raises(MmlopError) as caught:
+        contents(tiny(name, file_server), tmp_path, own_split=False)
+    assert str(caught.value) == (
+        f"{SPECS[name].title}: {where} holds 2 more than the {count} pictures that were published: remove those that do "
+        f"not belong there."
+    )
+    for file in more:
+        file.unlink()
+    contents(tiny(name, file_server), tmp_path, own_split=False)
+    assert file_server.requests == []
+
+
+def test_lists_of_more_than_was_published_are_refused(file_server: FileServer, tmp_path: Path) -> None:
+    lay("fgvc_aircraft", tmp_path)
+    where = tmp_path / "fgvc_aircraft"
+    shutil.copy(where / "images/0034309.jpg", where / "images/1.jpg")
+    with (where / "images_variant_test.txt").open("a") as lines:
+        lines.write("1 707-320\n")
+    with pytest.raises(MmlopError, match=rf"FGVCAircraft: {where / 'images'} holds 1 more than the 6 pictures"):
+        contents(tiny("fgvc_aircraft", file_server), tmp_path, own_split=False)
+
+
 def test_no_split_to_be_had(file_server: FileServer, tmp_path: Path) -> None:
     spec = tiny("oxford_pets", file_server)
     refuse_split(file_server, spec)
@@ -393,6 +447,44 @@ def test_what_is_there_already_needs_no_room(file_server: FileServer, tmp_path: 
     with (tmp_path / "food-101/part").open("wb") as part:
         part.truncate(free * 3 // 2)  # a file with a hole takes no room itself
     check("food101", contents(spec, tmp_path, own_split=False))
+
+
+def fill_up(disk: Path, left: int) -> Path:
+    """A file that leaves so many bytes of the disk."""
+    file = disk / "other"
+    file.write_bytes(bytes(shutil.disk_usage(disk).free - left))
+    return file
+
+
+def test_a_disk_that_is_full_costs_no_archive(file_server: FileServer, small_disk: Path) -> None:
+    """Whether or not there is a checksum of it. And no other source would help."""
+    spec = replace(tiny("imagenetv2", file_server), gigabytes=0)
+    first = spec.sources[0][0]
+    assert first.checksum is None
+    assert first.size
+    other = fill_up(small_disk, left=first.size + 50_000)  # of 22 pictures, each of a page at least
+    with pytest.raises(DiskFull, match=f"disk of {small_disk / 'imagenetv2'}.* is full"):
+        contents(spec, small_disk, own_split=False)
+    assert (small_disk / "imagenetv2" / first.name).stat().st_size == first.size
+    assert len(list((small_disk / "imagenetv2" / spec.pictures).rglob("*.jpeg"))) > 2
+    other.unlink()
+    check("imagenetv2", contents(spec, small_disk, own_split=False))
+    assert [request.path for request in file_server.requests] == [f"imagenetv2/{first.name}"]
+    assert not (small_disk / "imagenetv2" / first.name).exists()
+
+
+@pytest.mark.parametrize("name", ["dtd", "oxford_flowers"])
+def test_a_full_disk_is_no_split_that_cannot_be_had(name: str, file_server: FileServer, small_disk: Path) -> None:
+    """Nor are lists, or pictures, that cannot be had: one would look for them elsewhere in vain."""
+    spec = replace(tiny(name, file_server), gigabytes=0)
+    if name == "oxford_flowers":
+        refuse_split(file_server, spec)
+    (small_disk / spec.folder).mkdir()
+    fill_up(small_disk, left=0)
+    with pytest.raises(DiskFull) as caught:
+        contents(spec, small_disk, own_split=True)
+    assert not str(caught.value).startswith(spec.title)
+    assert {Path(request.path).name for request in file_server.requests} <= {spec.split and spec.split.name}
 
 
 def test_a_data_home_that_cannot_be(file_server: FileServer, tmp_path: Path) -> None:

@@ -168,3 +168,14 @@ def test_nothing_asked_for_is_refused_and_nothing_written(tmp_path: Path) -> Non
         with pytest.raises(MmlopError, match="ask for 1 at least"):
             sheet(zoo, tmp_path / "sheet.png", per_class, classes)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    zoo = data_set(tmp_path / "zoo", ["ape", "bear"], {"train": 1})
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "file" / "sheet.png", tmp_path / "folder", tmp_path / ("x" * 250 + ".png")):
+        with pytest.raises(MmlopError, match=r"contact sheet cannot be written to .* \(.+\): choose another --sheet\.$"):
+            sheet(zoo, target)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder", "zoo"]
+    assert not any((tmp_path / "folder").iterdir())

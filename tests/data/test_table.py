@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photos import photo, photos
 
-from mmlop.config import Source
-from mmlop.data import folder, table
+from mmlop.config import Params, Source
+from mmlop.data import datasets, folder, table
 from mmlop.data.manifest import Contents
 from mmlop.data.parts import part_of
 from mmlop.errors import MmlopError
@@ -75,6 +76,38 @@ def test_few_pictures_with_given_parts_keep_them(place: Path) -> None:
     found = contents(write(place / "list.csv", *rows(parts=True)[:5], *rows(parts=True)[-3:]))
     assert found.split == "given"
     assert len({p.part for p in found.pictures}) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [({"train"}, "test"), ({"train", "val"}, "test"), ({"test"}, "train"), ({"val"}, "train or test")]
+)
+def test_given_parts_have_something_to_train_and_to_test_on(place: Path, given: set[str], missing: str) -> None:
+    parts = itertools.cycle(sorted(given))
+    file = write(place / "list.csv", "path,label,split", *(f"{row},{next(parts)}" for row in rows()[1:]))
+    alone = "; a data set that is only tested on belongs under test_sets in params.yaml" if "train" in missing else ""
+    assert refused(file) == (
+        f"parts: {file} gives every picture a part, but none the part {missing}: give some that part, or leave the column "
+        f"away, and parts are made by content{alone}."
+    )
+
+
+def test_a_data_set_that_is_only_tested_on_needs_no_training_pictures(place: Path) -> None:
+    def found(part: str) -> Contents:
+        write(place / "list.csv", "path,label,split", *(f"{row},{part}" for row in rows()[1:]))
+        params = Params.model_validate(
+            {
+                "datasets": ["mini_digits"],
+                "test_sets": ["parts"],
+                "sources": {"parts": {"table": place / "list.csv"}},
+                "backbone": "mini",
+                "profiles": {"mini": {"architecture": "mini"}},
+            }
+        )
+        return datasets.get("parts", params).fill(place)
+
+    assert {picture.part for picture in found("test").pictures} == {"test"}
+    with pytest.raises(MmlopError, match="none the part test"):
+        found("train")
 
 
 def test_json_lines(place: Path) -> None:
@@ -183,7 +216,8 @@ def test_bad_rows_are_named_with_their_lines_or_left_out(place: Path, caplog: py
         found = contents(file, skip_bad=True)
     assert set(found.skipped) == expected
     assert len(found.pictures) == 16
-    assert len(caplog.records) == 1
+    assert ["9 left out as they cannot be used" in one.getMessage() for one in caplog.records] == [True, False]
+    assert "fewer than 8 pictures of nut (7)" in caplog.text  # of nine, two were bad
 
 
 def test_repeated_rows_of_two_parts_are_left_out_altogether(place: Path) -> None:

@@ -34,7 +34,8 @@ def contents(spec: Public, home: Path, own_split: bool) -> Contents:
     """Download and unpack what is missing of a data set below ``home``, and read what is in it.
 
     With ``own_split`` another split than the one that papers use will do, where that one is not to be had.
-    Raises MmlopError if the split, or pictures, cannot be had, and if a file is not what was published.
+    Raises MmlopError if the split, or pictures, cannot be had, and where a file, or the number of pictures, is not as
+    published.
     """
     where = home / spec.folder
     try:
@@ -43,11 +44,12 @@ def contents(spec: Public, home: Path, own_split: bool) -> Contents:
         raise unwritable(where, error) from error
     if (found := splitfile.find(spec, where, own_split)) is not None:
         parts, published = found
-        obtaining.obtain(spec, where, lambda _: parts)
+        obtaining.obtain(spec, where, lambda _: parts)  # how many there are is as the split file says
     else:
         failures = obtaining.fetch_annotations(spec, where)
-        parts = layouts.divide(obtaining.obtain(spec, where, spec.layout, failures))
-        published = spec.split is None
+        parts = layouts.divide(obtaining.obtain(spec, where, spec.layout, failures, least=sum(spec.counts)))
+        if published := spec.split is None:
+            obtaining.refuse_more(spec, where, parts)
     hashed = _hashed(parts, pictures(spec, home), where / HASHES)
     names = {item.label: item.name for items in parts.values() for item in items}
     return Contents(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mmlop.data.archives import Place, named, unpack
-from mmlop.data.download import Remote, download, need_room, verify
+from mmlop.data.archives import Damaged, Place, named, unpack
+from mmlop.data.download import DiskFull, Remote, download, need_room, verify
 from mmlop.data.public.record import Annotations, Parts, Public
 from mmlop.errors import MmlopError
 
 logger = logging.getLogger(__name__)
+
+Read = Callable[[Path], Parts]  # of the data set's folder
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
@@ -26,19 +29,19 @@ class View:
     problem: str = ""  # why this is not the whole data set; empty if it is
 
 
-def obtain(spec: Public, where: Path, read: Callable[[Path], Parts], failures: Sequence[str] = ()) -> Parts:
-    """The parts that ``read`` finds in the data set's folder, once all of its pictures are there.
+def obtain(spec: Public, where: Path, read: Read, failures: Sequence[str] = (), least: int = 0) -> Parts:
+    """The parts that ``read`` finds in the data set's folder, once all of its pictures are there, ``least`` at least.
 
     Raises MmlopError with what went wrong for each source (and before: ``failures``), if none makes the data set whole.
     """
-    view = look(spec, where, read)
+    view = look(spec, where, read, least)
     if not view.problem:
         return view.parts
     if spec.arrange:
         spec.arrange(spec, where)
     else:
-        failures = [*failures, *_from_any_source(spec, where, read, view)]
-    view = look(spec, where, read)
+        failures = [*failures, *_from_any_source(spec, where, view, lambda: look(spec, where, read, least))]
+    view = look(spec, where, read, least)
     if view.problem:
         tried = f" ({'; '.join(failures)})" if failures else ""
         raise MmlopError(
@@ -48,7 +51,7 @@ def obtain(spec: Public, where: Path, read: Callable[[Path], Parts], failures: S
     return view.parts
 
 
-def look(spec: Public, where: Path, read: Callable[[Path], Parts]) -> View:
+def look(spec: Public, where: Path, read: Read, least: int) -> View:
     """What ``read`` finds in the data set's folder, and what is wrong with it."""
     try:
         parts = read(where)
@@ -65,8 +68,8 @@ def look(spec: Public, where: Path, read: Callable[[Path], Parts]) -> View:
         problem = f"{len(missing)} of {len(items)} pictures are missing below {where / spec.pictures}: {some}"
     elif sorted(names) != list(range(spec.classes)):
         problem = f"it has pictures of {len(names)} of {spec.classes} classes"
-    elif len(items) < sum(spec.counts):
-        problem = f"it has {len(items)} of {sum(spec.counts)} pictures"
+    elif len(items) < least:
+        problem = f"it has {len(items)} of {least} pictures"
     return View(parts, missing, problem)
 
 
@@ -79,9 +82,23 @@ def fetch_annotations(spec: Public, where: Path) -> list[str]:
             continue
         try:
             _unpack_annotations(source, where)
+        except DiskFull:
+            raise
         except MmlopError as error:
             failures.append(str(error).rstrip("."))
     return failures
+
+
+def refuse_more(spec: Public, where: Path, parts: Parts) -> None:
+    """Raises MmlopError where there are pictures that were not published: numbers on them would not compare."""
+    train, val, test = spec.counts
+    for names, count in ((("train", "val"), train + val), (("test",), test)):
+        folders = [os.path.dirname(item.path) for name in names for item in parts[name]]
+        if (more := len(folders) - count) > 0:
+            raise MmlopError(
+                f"{spec.title}: {where / spec.pictures / os.path.commonpath(folders)} holds {more} more than the {count} "
+                f"pictures that were published: remove those that do not belong there."
+            )
 
 
 def kept(keep: Mapping[str, str]) -> Place:
@@ -97,8 +114,8 @@ def kept(keep: Mapping[str, str]) -> Place:
     return place
 
 
-def _from_any_source(spec: Public, where: Path, read: Callable[[Path], Parts], view: View) -> list[str]:
-    """Unpack one source after the other until the data set is whole; what went wrong."""
+def _from_any_source(spec: Public, where: Path, view: View, look_again: Callable[[], View]) -> list[str]:
+    """Unpack one source after the other until the data set is whole; what went wrong. Raises DiskFull."""
     there = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
     need_room(where, round(spec.gigabytes * 1e9 * (1 + spec.kept)) - there, spec.title)
     placed = [group for group in spec.sources if all((where / remote.name).exists() for remote in group)]
@@ -108,10 +125,12 @@ def _from_any_source(spec: Public, where: Path, read: Callable[[Path], Parts], v
         logger.info("%s: %s %s", spec.title, "going on with" if failures else "getting", names)
         try:
             _unpack(spec, where, group, view)
+        except DiskFull:
+            raise
         except MmlopError as error:
             failures.append(str(error).rstrip("."))
             continue
-        view = look(spec, where, read)
+        view = look_again()
         if not view.problem:
             return []
         failures.append(f"{names} did not make it whole")
@@ -125,8 +144,8 @@ def _unpack(spec: Public, where: Path, group: tuple[Remote, ...], view: View) ->
     try:
         for archive in archives:
             unpack(archive, folder, place, inside=lambda member: member.name == spec.inside)
-    except MmlopError:
-        _clear([remote for remote in group if remote.checksum is None], where)  # it may be that it came damaged
+    except Damaged:
+        _clear([remote for remote in group if remote.checksum is None], where)  # it may be that it came so
         raise
     _clear(group, where)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
-from mmlop.data.download import download, verify
+from mmlop.data.download import DiskFull, download, verify
 from mmlop.data.public.record import Item, Parts, Public
 from mmlop.errors import MmlopError
 
@@ -22,6 +22,8 @@ def find(spec: Public, where: Path, own_split: bool) -> tuple[Parts, bool] | Non
     if not file.exists():
         try:
             download(spec.split, where, attempts=2 if own_split else 5)
+        except DiskFull:
+            raise
         except MmlopError as error:
             if own_split:
                 return None

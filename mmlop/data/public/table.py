@@ -14,8 +14,10 @@ ImageNet that are for tests only. Each is known by name, like the rendered ones 
     mmlop data fetch caltech101
 
 A fetch downloads what is missing, checks it, and writes a manifest of every picture with its class, part and content
-hash to `data/<name>/manifest.json`. A second fetch downloads nothing. Should the pictures have changed since the first
-fetch, the second one says so and stops.
+hash to `data/<name>/manifest.json`. A second fetch downloads nothing that is there and reads only what changed. Should
+pictures not be those of the first fetch, it says so and stops. Remove `data/<name>` to accept them, or those pictures to
+have them downloaded again, and fetch once more. `dvc repro` does not look at pictures that it fetched before: it is
+`mmlop data fetch` that does, whether or not `params.yaml` lists the data set.
 
 ## Where the pictures go
 
@@ -47,13 +49,16 @@ If that is all right, say so, for one data set at a time; it is entered under `d
 
     mmlop data fetch caltech101 --own-split
 
-A split file in the folder that is not the published one is then used. Where there is none to be had, one is made by
-CoOp's rule: 50 % of each class for training, 20 % for validation and 30 % for testing, or 80 % and 20 % of the official
-training list where there is an official test list; it is the same on every machine. In both cases the manifest says
-`own`, and so do reports, lest the numbers be taken for those of papers.
+A split file in the folder that is not the published one is then used, also if it names fewer pictures. Where there is
+none to be had, one is made by CoOp's rule: 50 % of each class for training, 20 % for validation and 30 % for testing, or
+80 % and 20 % of the official training list where there is an official test list; it is the same on every machine. In both
+cases the manifest says `own`, and so do reports, lest the numbers be taken for those of papers.
 
 Base classes are the first half of the labels, rounded up; novel classes are the rest. The shots of a seed are drawn as
 CoOp draws them, so that the same seed gives the same pictures.
+
+Where official lists or folders say what belongs to the published split (FGVC-Aircraft, ImageNet and its variants), pictures
+beyond those that were published are refused, as their numbers would not compare.
 
 **ImageNet** has no third part: papers test on its 50,000 official validation pictures, and so does mmlop. Ten training
 pictures of each class (a fifth of them at most) are set aside for validation, chosen by content hash. The few-shot draws
