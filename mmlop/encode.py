@@ -26,6 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmlop.backbone import Backbone
 
+MANY = 1000  # tokens of all class texts together (some 250 names) beyond which memory matters more than time
+
 
 def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = None) -> Tensor:
     """Image features [B, d], not normalised, as open_clip's ``encode_image`` gives without prompts.
@@ -95,7 +97,8 @@ def encode_text(backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor | 
         if last:  # only EOT leaves
             own, normed_own = own[:, packing.ends], normed_own[:, packing.ends]  # [S, C, d_t]
         attended = _forgetful(packing.attend, block, _queries(block, normed_own), keys, values, *shared, last)
-        own = _forgetful(_finish, block, own, attended)
+        many = len(packing.tokens) > MANY
+        own = _forgetful(_finish, block, own, attended) if many else _finish(block, own, attended)
         if not last:
             attended = _attend(_heads(block, _queries(block, normed_prefix)), *shared, packing.prefix_mask(dtype))
             prefix = _finish(block, prefix, _merge(attended))
@@ -166,8 +169,8 @@ class Packing:
 
 
 def _forgetful(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """What ``function`` gives, with its intermediate results computed again for the gradient instead of kept: those of the
-    class texts are what memory is needed for when there are many classes."""
+    """What ``function`` gives, with its intermediate results computed again for the gradient instead of kept. Of attention
+    they are large (the padding) and cheap; of the rest they are worth the time only where there are many classes."""
     found: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
     return found
 
