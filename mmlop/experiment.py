@@ -118,7 +118,7 @@ class Bench:
         return self._prepared[part]
 
     def load(self) -> None:
-        """Decode and encode now what the seeds share, before they start side by side."""
+        """Decode and encode what all seeds share, once and before any of them starts."""
         _ = self.anchors, self._shots_by_path
         for part in ("val", "test") if self.has_parts else ():
             self.prepared(part)

@@ -94,7 +94,7 @@ def sentence(run: Run) -> str:
         found.append(
             f"accuracy {zero['accuracy']:.1f} -> {estimate:.1f} (estimated by k-fold: too few pictures for a test part)"
         )
-    return ", ".join(found)
+    return ", ".join(found) or "trained on every picture; there are too few of them to measure anything"
 
 
 def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained) -> Run:

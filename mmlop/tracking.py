@@ -132,25 +132,23 @@ def log_transfer(file: Path, lineage: Mapping[str, str]) -> str:
     rows, key = report.read(file), hashlib.sha256(file.read_bytes()).hexdigest()
     if not rows:
         raise MmlopError(f"{file} holds no results: run `dvc repro transfer`.")
-    first = rows[-1]
+    about = {name: rows[-1][name] for name in ("source", "dataset", "protocol", "method", "shots", "split")}
     client = connect()
     with answering():
-        experiment = _experiment(client, f"mmlop-{first['source']}-transfer")
+        experiment = _experiment(client, f"mmlop-{about['source']}-transfer")
         for run in client.search_runs([experiment], f"tags.`mmlop.run` = '{key}'"):
             if run.data.tags.get("mmlop.complete") == "true":
                 return str(run.info.run_id)
             client.delete_run(run.info.run_id)
         tags = {f"mmlop.{name}": value for name, value in lineage.items()} | {"mmlop.run": key}
-        about = {name: first[name] for name in ("source", "dataset", "protocol", "method", "shots", "split")}
         tags |= {f"mmlop.{name}": str(value) for name, value in about.items()}
-        run_id = str(client.create_run(experiment, tags=tags, run_name=f"{first['source']}-{first['dataset']}").info.run_id)
+        run_id = str(client.create_run(experiment, tags=tags, run_name=f"{about['source']}-{about['dataset']}").info.run_id)
         _log_params(client, run_id, about)
-        points = [(f"seed_{row['seed']}/{row['metric']}", row["value"], 0) for row in rows if row["seed"] is not None]
+        ours = [row for row in rows if row["seed"] is not None]
+        points = [(f"seed_{row['seed']}/{row['metric']}", row["value"], 0) for row in ours]
         points += [(f"zero_shot/{row['metric']}", row["value"], 0) for row in rows if row["seed"] is None]
-        for metric in sorted({row["metric"] for row in rows}):
-            points.append(
-                (f"summary/{metric}", mean(r["value"] for r in rows if r["metric"] == metric and r["seed"] is not None), 0)
-            )
+        for metric in sorted({row["metric"] for row in ours}):
+            points.append((f"summary/{metric}", mean(row["value"] for row in ours if row["metric"] == metric), 0))
         _log_metrics(client, run_id, points)
         client.set_terminated(run_id)
         client.set_tag(run_id, "mmlop.complete", "true")

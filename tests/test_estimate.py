@@ -123,3 +123,18 @@ def test_one_picture_per_class_gives_no_estimate(bench: Bench, backbone: Backbon
     (delivered,) = (single.run(one, [1])[1] for one in protocols.trainings(single.params, single.has_parts))
     assert delivered.metrics == {}
     assert len(delivered.trained_on) == 3
+
+
+def test_one_picture_per_class_is_trained_on_and_written_all_the_same(
+    bench: Bench, backbone: Backbone, tmp_path: Path
+) -> None:
+    few = tuple(next(p for p in bench.manifest.pictures if p.label == label) for label in range(3))
+    manifest = Manifest("parts", NAMES, "a photo of a {}.", "own", "a folder", few, "k-fold")
+    single = Bench(bench.params, backbone, Fetched(manifest, bench.data.folder), splits.make(manifest, [1, 16], SEEDS))
+    found = [single.run(one, SEEDS) for one in protocols.trainings(single.params, single.has_parts)]
+    run = results.write(tmp_path, single, {seed: [trained[seed] for trained in found] for seed in SEEDS})
+    assert run["zero_shot"] == run["summary"] == {}
+    assert len(run["deliverable"]["trained_on"]) == 3
+    assert results.sentence(run)
+    rows = report.read(tmp_path / "results" / "parts.jsonl")
+    assert tables.to_markdown(report.summarise(rows))

@@ -89,24 +89,12 @@ def named(wanted: Collection[str]) -> Place:
     PurePosixPath('Faces/1.jpg')
     """
     known = frozenset(wanted)
-    return lambda path: _ending(path, known)
-
-
-def in_folders(folders: Collection[str]) -> Place:
-    """Members that are directly in one of these folders, wherever it is, to be written to ``<folder>/<file>``."""
-    known = frozenset(folders)
 
     def place(path: PurePosixPath) -> PurePosixPath | None:
-        folder = _ending(path.parent, known)
-        return folder / path.name if folder else None
+        endings = ("/".join(path.parts[start:]) for start in range(len(path.parts)))  # the longest first
+        return next((PurePosixPath(ending) for ending in endings if ending in known), None)
 
     return place
-
-
-def _ending(path: PurePosixPath, known: frozenset[str]) -> PurePosixPath | None:
-    """The longest of the known paths that this one ends with."""
-    endings = ("/".join(path.parts[start:]) for start in range(len(path.parts)))
-    return next((PurePosixPath(ending) for ending in endings if ending in known), None)
 
 
 class Damaged(MmlopError):

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmlop.data.archives import in_folders, named, unpack
+from mmlop.data.archives import named, unpack
 from mmlop.data.download import DiskFull
 from mmlop.errors import MmlopError
 
@@ -149,13 +149,6 @@ def test_the_longest_name_wins(archive: Path, folder: Path) -> None:
     assert files(folder) == {"Faces/1.jpg": b"faces", "1.jpg": b"other"}
 
 
-def test_in_folders(archive: Path, folder: Path) -> None:
-    tree = {f"set/{name}": b"" for name in ("cat/1.jpg", "big/dog/2.jpg", "cat/deep/3.jpg", "xcat/4.jpg", "5.jpg")}
-    archive.write_bytes(zipped(tree))
-    assert unpack(archive, folder, in_folders(["cat", "big/dog", "dog"])) == 2
-    assert sorted(files(folder)) == ["big/dog/2.jpg", "cat/1.jpg"]
-
-
 def test_files_are_ordinary_ones(archive: Path, folder: Path) -> None:
     archive.write_bytes(tar({"a/b": b"text"}))
     unpack(archive, folder, everything)
@@ -255,12 +248,12 @@ def test_a_place_outside(archive: Path, folder: Path, wanted: str) -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_two_members_for_one_place(archive: Path, folder: Path, kind: str) -> None:
     archive.write_bytes(KINDS[kind]({"a/cat/1.jpg": b"cat", "b/cat/1.jpg": b"cat"}))
-    assert unpack(archive, folder, in_folders(["cat"])) == 1
+    assert unpack(archive, folder, named(["cat/1.jpg"])) == 1
     for other in (b"dog", b"cats"):
         archive.write_bytes(KINDS[kind]({"a/cat/1.jpg": b"cat", "b/cat/1.jpg": other}))
         for _ in range(2):  # the second time the file is there already
             with pytest.raises(MmlopError, match=r"b/cat/1\.jpg is a second and different member for cat/1\.jpg"):
-                unpack(archive, folder, in_folders(["cat"]))
+                unpack(archive, folder, named(["cat/1.jpg"]))
     assert files(folder) == {"cat/1.jpg": b"cat"}
 
 
