@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmlop.errors import MmlopError, listing
 
@@ -122,7 +124,68 @@ class Champion(Section):
 
 class Run(Section):
     retries: Annotated[int, Field(ge=0)] = 1
+    runner: Literal["threads", "processes", "dask"] = "threads"
     concurrency: Positive = 1
+    dask: str | None = None  # address of the scheduler of a Dask cluster
+    resources: dict[str, Rate] = Field(default_factory=dict)  # what a training takes of a Dask worker
+    system_metrics: bool = False
+
+    @model_validator(mode="after")
+    def _cluster(self) -> Run:
+        if (self.runner == "dask") != (self.dask is not None):
+            raise ValueError("runner: dask and the address of a scheduler (dask: tcp://HOST:8786) go together")
+        return self
+
+
+def _schedule(text: str | None) -> str | None:
+    """A cron line, or a number with s, m, h or d."""
+    if text is None or interval(text) is not None:
+        return text
+    from cronsim import CronSim, CronSimError
+
+    try:
+        CronSim(text, datetime.now())
+    except CronSimError:
+        raise ValueError("it needs a cron line ('0 3 * * *') or an interval ('30m', '6h', '1d')") from None
+    return text
+
+
+def interval(schedule: str) -> timedelta | None:
+    """The time between runs of a schedule that is no cron line.
+
+    >>> interval("6h"), interval("0 3 * * *")
+    (datetime.timedelta(seconds=21600), None)
+    """
+    found = re.fullmatch(r"([1-9][0-9]*)([smhd])", schedule)
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    return timedelta(**{units[found[2]]: int(found[1])}) if found else None
+
+
+Schedule = Annotated[str | None, AfterValidator(_schedule)]
+
+
+class Retrain(Section):
+    """Scheduled retraining: when, and what is made of trouble."""
+
+    schedule: Schedule = None  # of every data set; None: only by hand
+    schedules: dict[str, Schedule] = Field(default_factory=dict)  # of single data sets, instead
+    timezone: str = "UTC"
+    catch_up: Literal["latest", "all", "none"] = "latest"
+    slots: Positive = 1
+    restarts: Annotated[int, Field(ge=0)] = 3
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("it needs the name of a timezone, for instance Europe/Berlin") from None
+        return timezone
+
+    def of(self, dataset: str) -> str | None:
+        """The schedule of a data set."""
+        return self.schedules.get(dataset, self.schedule)
 
 
 class Profile(Section):
@@ -158,6 +221,7 @@ class Params(Section):
     train: Train = Train()
     champion: Champion = Champion()
     run: Run = Run()
+    retrain: Retrain = Retrain()
     profiles: dict[str, Profile]
 
     @model_validator(mode="after")
@@ -206,6 +270,9 @@ class Params(Section):
                     f"protocols.transfer.targets has '{target}', which is neither among datasets nor among test_sets: add "
                     f"it to test_sets (tested on only) or datasets (trained on too)"
                 )
+        for name in self.retrain.schedules:
+            if name not in self.datasets:
+                raise ValueError(f"retrain.schedules has '{name}', which is not among datasets: add it there")
         if bool(transfer.sources) != bool(transfer.targets):
             raise ValueError("protocols.transfer needs both sources and targets, or neither")
         return self
