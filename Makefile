@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint audit clean
 
 setup: .venv/installed
 
@@ -29,6 +29,11 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+
+# Known weaknesses of the pinned versions, as PyPI lists them; it needs the network, and says so where it has none.
+audit: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
 
 clean:
 	rm -rf data splits runs .mmlop mlflow.db* mlartifacts reports/timings.*

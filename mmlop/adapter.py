@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from mmlop.backbone import Backbone
 from mmlop.errors import MmlopError
@@ -88,11 +88,11 @@ class Adapter:
         return PromptShape(**self.info.prompts.model_dump())
 
     def save(self, folder: Path) -> None:
-        """Write the folder, replacing one that is there."""
+        """Write the folder, replacing one that is there. Raises NoRoom on a full disk."""
         with replacing(folder) as beside:
             beside.mkdir()
             tensors = {name: value.float().contiguous() for name, value in self.factors.items()}
-            save_file(tensors, beside / "adapter.safetensors")
+            (beside / "adapter.safetensors").write_bytes(save(tensors))  # unlike save_file, says when a disk is full
             (beside / "adapter.json").write_text(dump_json(self.info.model_dump(mode="json")), encoding="utf-8")
             (beside / "README.md").write_text(card(self), encoding="utf-8")
 

@@ -17,16 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmlop import config
 from mmlop.files import replacing
 
 logger = logging.getLogger(__name__)
-
-
-def folder() -> Path:
-    """MMLOP_CACHE, or `mmlop` in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
-    if given := os.environ.get("MMLOP_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmlop"
 
 
 def tensor(kind: str, about: Any, shape: tuple[int, ...], dtype: str, fill: Callable[[np.ndarray], None]) -> Tensor:
@@ -36,7 +30,7 @@ def tensor(kind: str, about: Any, shape: tuple[int, ...], dtype: str, fill: Call
     warning.
     """
     name = hashlib.sha256(json.dumps([kind, about, shape, dtype], sort_keys=True).encode()).hexdigest()[:40]
-    file = folder() / kind / f"{name}.npy"
+    file = config.cache() / kind / f"{name}.npy"
     if (known := _read(file, shape, dtype)) is not None:
         return known
     try:

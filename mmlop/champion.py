@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Literal
 
 from mmlop import config
@@ -21,18 +22,36 @@ Outcome = Literal["first", "promoted", "kept", "unchanged", "too_few", "not_comp
 
 
 @dataclass(frozen=True)
+class ClassScore:
+    """How often each is right about one class, in percent of its pictures."""
+
+    name: str
+    pictures: int
+    champion: float
+    challenger: float
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A champion and a challenger on the same validation pictures: over all, and class by class."""
+
+    comparison: Comparison
+    classes: tuple[ClassScore, ...]
+
+
+@dataclass(frozen=True)
 class Decision:
     outcome: Outcome
     reason: str  # one sentence
     champion: int | None = None  # the version that was champion before
-    comparison: Comparison | None = None  # None where nothing was scored
+    challenge: Challenge | None = None  # None where nothing was scored
 
     @property
     def promotes(self) -> bool:
         return self.outcome in ("first", "promoted", "forced")
 
 
-def challenge(champion: Path, challenger: Path, data: Fetched, seen: Collection[str], device: str = "cpu") -> Comparison:
+def challenge(champion: Path, challenger: Path, data: Fetched, seen: Collection[str], device: str = "cpu") -> Challenge:
     """Score two adapter folders on the validation pictures of ``data`` whose content hash is not in ``seen``.
 
     Each is loaded with its own backbone, so adapters of different backbones can be compared. Raises MmlopError where one
@@ -40,12 +59,17 @@ def challenge(champion: Path, challenger: Path, data: Fetched, seen: Collection[
     """
     usable = [picture for picture in data.manifest.of("val") if picture.content not in seen]
     old, new = (_hits(Classifier.load(one, device), usable, data) for one in (champion, challenger))
-    return compare(old, new)
+    scores = []
+    for label, name in enumerate(data.manifest.classes):
+        if rows := [index for index, picture in enumerate(usable) if picture.label == label]:
+            shares = (100 * mean(hits[row] for row in rows) for hits in (old, new))
+            scores.append(ClassScore(name, len(rows), *shares))
+    return Challenge(compare(old, new), tuple(scores))
 
 
-def decide(comparison: Comparison, settings: config.Champion, dataset: str, champion: int, challenger: int) -> Decision:
-    """What the rule makes of a comparison. ``settings`` hold the level of the test, and the pictures it needs."""
-    found = comparison
+def decide(challenge: Challenge, settings: config.Champion, dataset: str, champion: int, challenger: int) -> Decision:
+    """What the rule makes of a challenge. ``settings`` hold the level of the test, and the pictures it needs."""
+    found = challenge.comparison
     if found.pictures < settings.pictures:
         return Decision(
             "too_few",
@@ -53,7 +77,7 @@ def decide(comparison: Comparison, settings: config.Champion, dataset: str, cham
             f"few to tell ({settings.pictures} are needed); `mmlop registry promote {dataset} {challenger} --force REASON` "
             f"decides by hand.",
             champion,
-            found,
+            challenge,
         )
     better = found.challenger > found.champion and found.p_value < settings.level
     accuracies = (
@@ -64,7 +88,7 @@ def decide(comparison: Comparison, settings: config.Champion, dataset: str, cham
         reason = f"Version {challenger} replaces version {champion} as champion: {accuracies}."
     else:
         reason = f"Version {champion} stays champion, version {challenger} is not shown to be better: {accuracies}."
-    return Decision("promoted" if better else "kept", reason, champion, found)
+    return Decision("promoted" if better else "kept", reason, champion, challenge)
 
 
 def _hits(classifier: Classifier, pictures: list[Picture], data: Fetched) -> list[bool]:

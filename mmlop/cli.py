@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmlop import privacy
 from mmlop.cli_bench import bench
 from mmlop.cli_data import app as data_app
+from mmlop.cli_deploy import deploy, retrain, worker
 from mmlop.cli_output import AsJson, Dataset, Device, Quiet, dvc, print_json, require_listed, show_table
+from mmlop.cli_status import status
 from mmlop.errors import MmlopError
 
 if TYPE_CHECKING:
@@ -30,11 +33,13 @@ params_app = typer.Typer(help="The configuration, params.yaml.", no_args_is_help
 registry_app = typer.Typer(help="Registered adapters: list, show, promote, sync.", no_args_is_help=True)
 for group, name in ((data_app, "data"), (registry_app, "registry"), (params_app, "params"), (mini_app, "mini")):
     app.add_typer(group, name=name)
-app.command("bench")(bench)
+for command in (bench, deploy, retrain, status, worker):
+    app.command()(command)
 
 
 def main() -> None:
     """Entry point: a user's mistake is one sentence on stderr and exit code 1."""
+    privacy.apply()
     try:
         app(prog_name="mmlop")
     except MmlopError as error:

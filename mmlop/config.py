@@ -378,6 +378,13 @@ def home() -> Path:
     return Path(os.environ.get("DVC_ROOT") or root()).resolve()
 
 
+def cache() -> Path:
+    """Where is kept what needs computing only once: MMLOP_CACHE, or `mmlop` in XDG_CACHE_HOME or ~/.cache."""
+    if given := os.environ.get("MMLOP_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmlop"
+
+
 def this_python() -> dict[str, str]:
     """PATH with this interpreter first, for `dvc`, whose stages say `python`: the environment may not be activated."""
     return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}

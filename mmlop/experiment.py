@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,8 @@ from mmlop.prompts import PromptShape
 from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT, Training, shots_needed
 from mmlop.training import Epoch, Fit, fit_together
 from mmlop.views import Shots
+
+logger = logging.getLogger(__name__)
 
 RANKED_BY = ("validation", "accuracy_estimate")
 DECODED_BYTES = 2 * 1024**3  # of training pictures kept in memory between trainings
@@ -138,6 +141,8 @@ class Bench:
 
     def run(self, training: Training, seeds: Sequence[int], on_epoch: OnEpoch | None = None) -> dict[int, Trained]:
         """Train by a protocol, all ``seeds`` together, and measure what it wants on the data set's own pictures."""
+        numbers = ", ".join(map(str, seeds))
+        logger.info("%s: training for %s, shots %d, seeds %s", self.name, training.protocol, training.shots, numbers)
         labels = self.split.base if training.base_only else self.labels
         trained = self.train(training, seeds, labels, on_epoch)
         if training.protocol == BASE_TO_NOVEL:

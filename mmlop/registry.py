@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmlop import config
 from mmlop.errors import MmlopError, listing
 from mmlop.resolving import resolve
-from mmlop.store import TrackingUnavailable, answering, connect, mlflow
+from mmlop.store import TrackingUnavailable, answering, connect, insisting, mlflow
 from mmlop.tracking import Results, lineage, log_run, log_transfer
 from mmlop.versions import Version, model_name, names, version_of, versions_of
 
@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 CHAMPION, PREVIOUS = "champion", "previous"
+OUTCOME = "mmlop.decision"  # tag of a version that was decided on
+DECISION = "decision.json"  # how champion and challenger scored, with the challenger's run
 LINEAGE = ("mmlop.git_commit", "mmlop.git_dirty", "mmlop.dvc_experiment", "mmlop.flow_run_id")  # tags, run to version
 
 
@@ -94,17 +96,23 @@ def promote(
         challenger = version_of(client, name, str(version))
         champion = next((one for one in versions_of(client, name) if CHAMPION in one.aliases), None)
         decision = _decide(client, champion, challenger, settings, force, root or config.root(), device)
+        if decision.challenge is not None:
+            client.log_dict(challenger.run_id, asdict(decision.challenge), DECISION)
+        # The tags of a champion go on saying how it became one, and what could not be compared may be later.
+        tags = _decision_tags(decision, force) if decision.outcome not in ("unchanged", "not_compared") else {}
+        outcome = tags.pop(OUTCOME, None)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, challenger.version, key, value)
         if decision.promotes:
-            if champion is not None:
+            if champion is not None and champion.version != challenger.version:
                 client.set_registered_model_alias(name, PREVIOUS, champion.version)
             client.set_registered_model_alias(name, CHAMPION, challenger.version)
-        # The tags of a champion go on saying how it became one, and what could not be compared may be later.
-        if decision.outcome not in ("unchanged", "not_compared"):
-            for key, value in _decision_tags(decision, force).items():
-                client.set_model_version_tag(name, challenger.version, key, value)
+        if outcome is not None:  # last: what a kill cut off before is decided on again
+            client.set_model_version_tag(name, challenger.version, OUTCOME, outcome)
     return decision
 
 
+@insisting
 def publish(run_folder: Path, lineage: Mapping[str, str], register: bool = True) -> Published:
     """Log ``runs/<dataset>/`` and, with ``register``, register its adapter and let the champion rule decide on it.
 
@@ -120,7 +128,7 @@ def publish(run_folder: Path, lineage: Mapping[str, str], register: bool = True)
         if not register:
             return Published(results.dataset, run_id)
         version, new = _register(results, run_id)
-        if "mmlop.decision" in version.tags:
+        if OUTCOME in version.tags:
             return Published(results.dataset, run_id, version)
         params = config.load(root / "params.yaml")
         decision = promote(results.dataset, version.version, params.champion, root=root, device=params.device)
@@ -157,6 +165,7 @@ def sync(root: Path, dataset: str | None = None) -> list[Published]:
     return done
 
 
+@insisting
 def publish_transfer(file: Path, lineage: Mapping[str, str]) -> Published:
     """Log ``results/transfer/<source>/<target>.jsonl``, once."""
     return Published(f"{file.parent.name} -> {file.stem}", log_transfer(file, lineage))
@@ -219,6 +228,9 @@ def _decide(
         return rule.Decision("first", f"Version {new} is the first champion.")
     old = champion.version
     if old == new:
+        if (reason := champion.tags.get("mmlop.reason")) and OUTCOME not in champion.tags:  # cut off in `promote`
+            replaced = champion.tags.get("mmlop.compared_with")
+            return rule.Decision("promoted", reason, int(replaced)) if replaced else rule.Decision("first", reason)
         return rule.Decision("unchanged", f"Version {new} is the champion already.", old)
     if force is not None:
         return rule.Decision("forced", f"Version {new} replaces version {old} as champion by hand: {force.strip()}", old)
@@ -227,7 +239,7 @@ def _decide(
         seen = _trained_on(client, champion) | _trained_on(client, challenger)
         before, after = (resolve(f"models:/{name}/{number}") for number in (old, new))
         data = datasets.fetched(dataset, config.load(root / "params.yaml"), root)
-        comparison = rule.challenge(before, after, data, seen, device)
+        found = rule.challenge(before, after, data, seen, device)
     except TrackingUnavailable:
         raise
     except MmlopError as error:
@@ -236,7 +248,7 @@ def _decide(
             f"Version {old} stays champion, since the two cannot be compared here: {str(error).rstrip('.')}; {by_hand}."
         )
         return rule.Decision("not_compared", reason, old)
-    return rule.decide(comparison, settings, dataset, old, new)
+    return rule.decide(found, settings, dataset, old, new)
 
 
 def _trained_on(client: Any, version: Version) -> set[str]:
@@ -253,12 +265,13 @@ def _trained_on(client: Any, version: Version) -> set[str]:
 
 
 def _decision_tags(decision: Decision, force: str | None) -> dict[str, str]:
-    tags = {"mmlop.decision": decision.outcome, "mmlop.reason": decision.reason}
+    tags = {OUTCOME: decision.outcome, "mmlop.reason": decision.reason}
     if decision.champion is not None:
         tags["mmlop.compared_with"] = str(decision.champion)
     if force is not None:
         tags["mmlop.forced"] = force.strip()
-    if (found := decision.comparison) is not None:
+    if decision.challenge is not None:
+        found = decision.challenge.comparison
         tags["mmlop.p_value"] = f"{found.p_value:.6g}"
         tags["mmlop.pictures"] = str(found.pictures)
         tags["mmlop.champion_accuracy"] = f"{found.champion:.4f}"

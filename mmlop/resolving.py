@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mmlop import cache
+from mmlop import config
 from mmlop.errors import MmlopError, listing
 from mmlop.files import replacing
 from mmlop.store import answering, connect, mlflow
@@ -85,7 +85,7 @@ def _fetched(uri: str, identity: str) -> Path:
     """The adapter folder of a model. What is known by its identity is fetched once and checked at every use."""
     from mmlop import adapter as adapters
 
-    kept = cache.folder() / "adapters" / identity
+    kept = config.cache() / "adapters" / identity
     if identity and (kept / "adapter.json").is_file() and adapters.identity(kept) == identity:
         return kept
     folder = Path(tempfile.mkdtemp(prefix="mmlop-"))

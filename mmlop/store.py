@@ -6,18 +6,26 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import socket
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from mmlop import config
 from mmlop.errors import MmlopError
 
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+logger = logging.getLogger(__name__)
+
+DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 PATIENCE = 5.0  # seconds until a server that does not answer counts as down
+PAUSES = (1.0, 5.0)  # seconds, before the second and the third attempt
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class TrackingUnavailable(MmlopError):
@@ -37,12 +45,13 @@ def tracking_uri() -> str:
     return f"sqlite:///{config.home() / 'mlflow.db'}"
 
 
-def shown(uri: str) -> str:
-    """The URI without a password, for messages."""
-    parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+def shown(text: str) -> str:
+    """A URI, or a text with URIs in it, without their passwords: for messages.
+
+    >>> shown("postgresql://ada:p@ss#1@127.0.0.1/mlflow")
+    'postgresql://ada:***@127.0.0.1/mlflow'
+    """
+    return re.sub(r"(://[^\s:/@]*):\S*@", r"\1:***@", text)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -63,8 +72,8 @@ def mlflow() -> Any:
     # MLflow reports usage to its makers unless told otherwise; what a user trains on is nobody else's business.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # Seven retries with doubling waits, the default, mean four minutes for a server that went away in mid-run.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    # MLflow would send a request again whose answer was lost, and the server make a second run or version. See `insisting`.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -110,8 +119,25 @@ def answering() -> Iterator[None]:
         raise
 
 
+def insisting(call: Callable[P, T]) -> Callable[P, T]:
+    """Try a call again, twice, where MLflow could not be used. For calls that, done again, do what is left to do: a single
+    request to MLflow is none."""
+
+    @wraps(call)
+    def tried(*arguments: P.args, **named: P.kwargs) -> T:
+        for pause in PAUSES:
+            try:
+                return call(*arguments, **named)
+            except TrackingUnavailable as error:
+                logger.info("%s Trying again in %.0f seconds.", error, pause)
+                time.sleep(pause)
+        return call(*arguments, **named)
+
+    return tried
+
+
 def unavailable(cause: BaseException | str) -> TrackingUnavailable:
-    lines = str(cause).strip().splitlines()
+    lines = shown(str(cause)).strip().splitlines()
     why = (lines[0].strip() if lines else type(cause).__name__).rstrip(".")
     return TrackingUnavailable(
         f"MLflow at {shown(tracking_uri())} cannot be used ({why[:300]}): results stay on disk in runs/, and "
@@ -121,9 +147,8 @@ def unavailable(cause: BaseException | str) -> TrackingUnavailable:
 
 def _probe(uri: str) -> None:
     """Raise TrackingUnavailable within seconds if nobody answers; MLflow itself would retry for minutes."""
-    parts = urlsplit(uri)
-    dialect = parts.scheme.partition("+")[0]
-    if parts.scheme in ("http", "https"):
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
         requests = importlib.import_module("requests")  # honours proxies, which a bare socket would not
         try:
             status = requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE).status_code
@@ -135,11 +160,9 @@ def _probe(uri: str) -> None:
             raise unavailable("no connection") from None
         if status in (502, 503, 504):
             raise unavailable(f"its gateway answers {status}")
-    elif dialect in DATABASE_PORTS and parts.hostname:
-        try:
-            socket.create_connection((parts.hostname, parts.port or DATABASE_PORTS[dialect]), PATIENCE).close()
-        except OSError:
-            raise unavailable("no connection") from None
+    elif scheme.partition("+")[0] in DATABASE_SERVERS:
+        # MLflow would put adapters into ./mlruns of whoever logs them, where no other machine finds them.
+        raise unavailable("adapters have no place in a database: start `mlflow server` on it and give that one's address")
 
 
 def _initialise(uri: str) -> None:

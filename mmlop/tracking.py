@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from mmlop import config, figures
+from mmlop import config, figures, system_metrics
 from mmlop.errors import MmlopError
 from mmlop.files import dump_json
 from mmlop.protocols import FEW_SHOT
@@ -201,6 +201,7 @@ def _log_parent(client: Any, experiment: str, results: Results, lineage: Mapping
     deliverable = record["deliverable"]
     metrics |= {f"deliverable/{name}": value for name, value in deliverable["metrics"].items()}
     _log_metrics(client, parent, [(name, value, 0) for name, value in metrics.items()])
+    _log_points(client, parent, system_metrics.points(results.folder, results.key))
     client.set_tag(parent, "mmlop.seed", str(deliverable["seed"]))
     _log_dataset(client, parent, results)
     _log_files(client, parent, results)
@@ -234,8 +235,12 @@ def _log_params(client: Any, run: str, params: Mapping[str, Any]) -> None:
 
 def _log_metrics(client: Any, run: str, points: Iterable[tuple[str, float | None, int]]) -> None:
     """Points are (name, value, step); a value of None was not measured."""
-    entity, now = mlflow().entities.Metric, int(time.time() * 1000)
-    measured = [entity(name, float(value), now, step) for name, value, step in points if value is not None]
+    now = int(time.time() * 1000)
+    _log_points(client, run, [(name, float(value), now, step) for name, value, step in points if value is not None])
+
+
+def _log_points(client: Any, run: str, points: Iterable[system_metrics.Point]) -> None:
+    measured = [mlflow().entities.Metric(*point) for point in points]
     for start in range(0, len(measured), METRICS_AT_ONCE):
         client.log_batch(run, metrics=measured[start : start + METRICS_AT_ONCE])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mmlop import cache, mode
@@ -215,7 +215,7 @@ def _save(path: Path, factors: Factors, optimiser: torch.optim.Optimizer, histor
     for name, value in factors.items():
         tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
     with replacing(path) as beside:
-        save_file(tensors, beside, metadata={"history": json.dumps(history)})
+        beside.write_bytes(save(tensors, {"history": json.dumps(history)}))  # unlike save_file, says when a disk is full
 
 
 def _resume(path: Path, factors: Factors, optimiser: torch.optim.Optimizer) -> list[list[Epoch]]:

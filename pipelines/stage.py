@@ -23,11 +23,11 @@ K = TypeVar("K")
 
 def run(stage: str, main: Callable[..., None]) -> None:
     """Call ``main`` with the command line's arguments; exit 1 with a sentence on a MmlopError."""
-    logging.basicConfig(level=os.environ.get("MMLOP_LOG_LEVEL", "INFO"), format="%(message)s", force=True)
+    form, level = "%(asctime)s %(levelname)s %(message)s", os.environ.get("MMLOP_LOG_LEVEL", "INFO")
+    logging.basicConfig(level=level, format=form, datefmt="%H:%M:%S", handlers=[Stderr()], force=True)
     for chatty in ("httpx", "alembic", "prefect", "mlflow", "matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    for runs in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(runs).addFilter(without_users_mistakes)
+    hide_mistakes()
     started = time.monotonic()
     arguments = sys.argv[1:]
     wanted = list(inspect.signature(main).parameters)
@@ -43,6 +43,20 @@ def run(stage: str, main: Callable[..., None]) -> None:
         note_timing("@".join([stage, *arguments]), time.monotonic() - started)
     except (OSError, ValueError) as error:  # not worth failing a finished stage
         logging.warning("reports/timings.json could not be written: %s", error)
+
+
+class Stderr(logging.StreamHandler[Any]):
+    """To what standard error is now: above the bar while one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
+def hide_mistakes() -> None:
+    """Keep the tracebacks of users' mistakes out of Prefect's logs."""
+    for runs in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(runs).addFilter(without_users_mistakes)
 
 
 def without_users_mistakes(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from prefect import Flow, flow, task
 from prefect.artifacts import create_table_artifact
@@ -17,14 +18,14 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from mmlop import config, configured, protocols, results
+from mmlop import config, configured, protocols, results, system_metrics
 from mmlop.config import Params
 from mmlop.data import datasets
 from mmlop.data.splits import Split
 from mmlop.errors import MmlopError
 from mmlop.experiment import Bench, Trained
 from mmlop.protocols import Training
-from pipelines import stage
+from pipelines import stage, turns
 from pipelines.progress import Advance, bars
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def train_group(
     """Every training of some seeds, which go through the model together."""
     if bench.params.threads:
         torch.set_num_threads(bench.params.threads)  # holds for the calling thread
-    found = [bench.run(training, seeds, advance) for training in trainings]
+    with turns.slot():
+        found = [bench.run(training, seeds, advance) for training in trainings]
     return {seed: [trained[seed] for trained in found] for seed in seeds}
 
 
@@ -106,24 +108,35 @@ def train(dataset: str) -> None:
     bench = load_bench(dataset, params)
     bench.checkpoints = root / ".mmlop" / "checkpoints" / dataset
     bench.load()
-    seeds = train_seeds(bench, protocols.trainings(params, bench.has_parts))
-    run = results.write(root, bench, seeds)
+    with system_metrics.sampled(root / "runs" / dataset, params.run.system_metrics):
+        seeds = train_seeds(bench, protocols.trainings(params, bench.has_parts))
+        run = results.write(root, bench, seeds)
     show(dataset, run)
     logger.info("%s: %s", dataset, results.sentence(run))
     logger.info(publish(dataset, root / "runs" / dataset))
-    shutil.rmtree(bench.checkpoints, ignore_errors=True)  # last: until here a failure costs no training
 
 
 def running(started: Flow[..., None], *arguments: str) -> None:
     """Run a flow whose tasks take turns: each fills the machine by itself."""
     runner: Any = ThreadPoolTaskRunner(max_workers=1)
-    # A flow of seconds needs no heartbeat, and ending its thread would cost one more.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        started.with_options(task_runner=runner)(*arguments)
+    # Ending the thread of heartbeats costs a second: they are left to scheduled runs, whose deaths somebody has to notice.
+    quiet = {} if turns.scheduled() else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    try:
+        with temporary_settings(quiet):
+            started.with_options(task_runner=runner)(*arguments)
+    except httpx.TransportError as error:
+        raise MmlopError(
+            f"The Prefect server cannot be reached any more ({error}): start it and run the same command again, which "
+            f"trains nothing twice."
+        ) from error
 
 
 def main(dataset: str) -> None:
-    running(train, dataset)
+    kept = config.root() / ".mmlop"
+    with turns.alone(kept / f"train-{dataset}.lock", f"training of {dataset}"):
+        running(train, dataset)
+        # Last: until here a failure costs no training, that of Prefect to note that the flow has ended included.
+        shutil.rmtree(kept / "checkpoints" / dataset, ignore_errors=True)
 
 
 if __name__ == "__main__":

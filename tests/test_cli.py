@@ -21,7 +21,7 @@ def run(project: Path, backbone: Path) -> Path:
 
 
 COMMANDS = [
-    *("train", "evaluate", "predict", "report"),
+    *("train", "evaluate", "predict", "report", "status", "deploy", "worker", "retrain"),
     *("data list", "data add", "data fetch", "data split", "data show", "data docs", "params check", "mini pretrain"),
     *("registry list", "registry show", "registry promote", "registry sync"),
 ]

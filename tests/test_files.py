@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlop.errors import listing
-from mmlop.files import dump_json, replacing, write_json, write_text
+from mmlop.errors import MmlopError, listing
+from mmlop.files import YOUNG, NoRoom, dump_json, replacing, write_json, write_text
+
+pytest_plugins = ["small_disk"]
+ROOT = Path(__file__).parents[1]
 
 
 class Interrupted(Exception):
@@ -94,6 +100,62 @@ def test_a_block_that_writes_nothing_keeps_the_old(tmp_path: Path) -> None:
             pass
         assert old.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_full_disk_keeps_the_old_file_and_is_one_sentence(small_disk: Path) -> None:
+    file = small_disk / "note.txt"
+    write_text(file, "old")
+    with pytest.raises(NoRoom) as caught:
+        write_text(file, "new" * 500_000)
+    assert str(caught.value) == f"There is no room on the disk to write {file}: make some, and run the same command again."
+    assert isinstance(caught.value, MmlopError)
+    assert file.read_text() == "old"
+    assert list(small_disk.iterdir()) == [file]
+
+
+def test_a_full_disk_within_a_folder_names_the_folder(small_disk: Path) -> None:
+    with pytest.raises(NoRoom, match=f"to write {small_disk}/folder:"), replacing(small_disk / "folder") as beside:
+        write_text(beside / "note.txt", "new" * 500_000)
+    assert list(small_disk.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mmlop.files import replacing
+with replacing(Path(sys.argv[1])) as beside:
+    beside.write_text("half of the ne")
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+"""
+
+
+def left_by(signal: str, file: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """A process that was stopped or killed while it wrote ``file``, some time ago, and its folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(file), signal], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    os.waitpid(process.pid, os.WUNTRACED)
+    (holder,) = [other for other in file.parent.iterdir() if other != file]
+    os.utime(holder, (0, os.stat(holder).st_mtime - 2 * YOUNG))
+    return process, holder
+
+
+def test_what_a_kill_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    file = tmp_path / "note.txt"
+    write_text(file, "old")
+    left_by("SIGKILL", file)
+    assert file.read_text() == "old"
+    write_text(file, "new")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    file = tmp_path / "note.txt"
+    process, holder = left_by("SIGSTOP", file)
+    write_text(file, "new")
+    assert set(tmp_path.iterdir()) == {file, holder}
+    process.kill()
+    process.wait()
 
 
 json_values = st.recursive(

@@ -74,15 +74,25 @@ def test_a_better_challenger_becomes_champion(project: Path, backbone: Path) -> 
     two_versions(project, backbone, noise=5.0)
     decision = registry.promote("toy", 2, RULE)
     assert decision.outcome == "promoted"
-    assert decision.comparison is not None
-    assert decision.comparison.pictures == 40
-    assert decision.comparison.challenger == 95.0
-    assert decision.comparison.p_value < 0.05
+    assert decision.challenge is not None
+    assert decision.challenge.comparison.pictures == 40
+    assert decision.challenge.comparison.challenger == 95.0
+    assert decision.challenge.comparison.p_value < 0.05
     assert aliases() == {1: ("previous",), 2: ("champion",)}
     tags = registry.versions("toy")[1].tags
     assert (tags["mmlop.decision"], tags["mmlop.reason"]) == ("promoted", decision.reason)
     assert float(tags["mmlop.p_value"]) < 0.05
     assert registry.promote("toy", 2, RULE).outcome == "unchanged"
+    assert registry.versions("toy")[1].tags == tags
+
+
+def test_a_promotion_that_was_cut_off_is_finished(project: Path, backbone: Path) -> None:
+    two_versions(project, backbone, noise=5.0)
+    registry.promote("toy", 2, RULE)
+    tags = registry.versions("toy")[1].tags
+    store.connect().delete_model_version_tag("mmlop-toy", "2", "mmlop.decision")  # set last
+    assert registry.promote("toy", 2, RULE).outcome == "promoted"
+    assert aliases() == {1: ("previous",), 2: ("champion",)}
     assert registry.versions("toy")[1].tags == tags
 
 
@@ -98,8 +108,8 @@ def test_a_tie_keeps_the_champion(project: Path, backbone: Path) -> None:
     published = registry.publish(same, {})
     assert published.decision is not None
     assert published.decision.outcome == "kept"
-    assert published.decision.comparison is not None
-    assert published.decision.comparison.champion == published.decision.comparison.challenger
+    assert published.decision.challenge is not None
+    assert published.decision.challenge.comparison.champion == published.decision.challenge.comparison.challenger
     assert aliases() == {1: ("champion",), 2: ()}
 
 
@@ -128,15 +138,15 @@ def test_pictures_either_was_trained_on_do_not_count(project: Path, backbone: Pa
     registry.publish(folder, {})
     published = registry.publish(make_run(project, "toy", backbone, seed=2), {})
     assert published.decision is not None
-    assert published.decision.comparison is not None
-    assert published.decision.comparison.pictures == 34
+    assert published.decision.challenge is not None
+    assert published.decision.challenge.comparison.pictures == 34
 
 
 def test_adapters_of_two_backbones_are_compared(project: Path, backbone: Path, tmp_path: Path) -> None:
     registry.publish(make_run(project, "toy", save_backbone(tmp_path / "other", seed=5)), {})
     published = registry.publish(make_run(project, "toy", backbone, seed=2), {})
     assert published.decision is not None
-    assert published.decision.comparison is not None
+    assert published.decision.challenge is not None
 
 
 def test_a_champion_that_cannot_be_scored_here_stays(project: Path, backbone: Path, tmp_path: Path) -> None:
@@ -279,6 +289,7 @@ def running(arguments: list[str], port: int, health: str, log: Path) -> Iterator
 def test_results_of_an_outage_are_synced_once(project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, port = make_run(project, "toy", backbone), free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(store, "PAUSES", (0.1, 0.1))
     for action in (lambda: registry.publish(folder, {}), lambda: registry.sync(project), registry.versions):
         with pytest.raises(TrackingUnavailable):
             action()
@@ -293,7 +304,7 @@ def test_results_of_an_outage_are_synced_once(project: Path, backbone: Path, mon
             assert identity(registry.resolve(uri)) == identity(folder / "adapter")
         two = registry.publish(make_run(project, "toy", backbone, seed=2), {})
         assert two.decision is not None
-        assert two.decision.comparison is not None
+        assert two.decision.challenge is not None
 
 
 @pytest.mark.slow

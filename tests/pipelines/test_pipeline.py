@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -202,47 +200,3 @@ def lose_class(project: Project) -> None:
     kept = tuple(p for p in manifest.pictures if not (p.part == "train" and p.label == 3))
     file.unlink()
     replace(manifest, pictures=kept).save(file)
-
-
-@pytest.mark.slow
-def test_the_benchmark_flow_runs_data_sets_side_by_side(tmp_path: Path, small: Project, prefect_server: str) -> None:
-    project = Project(tmp_path)
-    (project.folder / "params.yaml").write_text((small.folder / "params.yaml").read_text())
-    project.edit(run__concurrency=2)
-    project.commit()
-    project.run("python", "-m", "pipelines.benchmark")
-    assert set(json.loads((project.folder / "reports/summary.json").read_text())["datasets"]) == {
-        "mini_digits",
-        "mini_textures",
-    }
-    assert "Running stage" not in project.run("dvc", "repro").stdout
-
-
-@pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, repro: Project) -> None:
-    project = Project(tmp_path)
-    (project.folder / "params.yaml").write_text((repro.folder / "params.yaml").read_text())
-    project.edit(datasets=["mini_digits"], train__epochs=12)
-    project.commit()
-    project.run("dvc", "repro", "split")
-
-    training = subprocess.Popen(
-        ["python", "-m", "pipelines.train", "mini_digits"], cwd=project.folder, env=project.environment()
-    )
-    checkpoints = project.folder / ".mmlop/checkpoints/mini_digits"
-    deadline = time.monotonic() + 300
-    while len(list(checkpoints.glob("*.safetensors"))) < 2:  # in the middle of the second training
-        assert training.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    training.kill()
-    training.wait()
-    assert not (project.folder / "runs/mini_digits").exists()
-
-    resumed = project.run("python", "-m", "pipelines.train", "mini_digits").stdout
-    assert "resuming after epoch" in resumed
-    assert not checkpoints.exists()
-    after_kill = (project.folder / "runs/mini_digits/run.json").read_bytes()
-    project.run("python", "-m", "pipelines.train", "mini_digits")
-    assert (project.folder / "runs/mini_digits/run.json").read_bytes() == after_kill
-    assert "already registered" in project.mmlop("registry", "sync").stdout  # one version, not two

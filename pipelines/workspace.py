@@ -1,4 +1,4 @@
-"""DVC as flows use it: in processes of its own, which end with the flow that started them."""
+"""The project under DVC, as flows use it: in processes of its own, which end with the flow that started them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ def repro(*arguments: str, root: Path | None = None, fds: Sequence[int] = (), **
 
 def changes(stage: str, root: Path | None = None) -> dict[str, str]:
     """What changed since the stage last ran: {"data/parts": "modified", ...}, nothing if it is up to date."""
-    said = run("status", "--json", "--quiet", stage, root=root)
+    said = run("status", "--json", stage, root=root)
+    entries = json.loads(next((line for line in said.splitlines() if line.startswith("{")), "{}"))
     found: dict[str, str] = {}
-    for entry in json.loads(said.strip().splitlines()[-1] if said.strip() else "{}").get(stage, []):
+    for entry in entries.get(stage, []):
         found |= _changes(entry)
     return found
 
@@ -51,7 +53,54 @@ def _changes(entry: Any) -> dict[str, str]:
 
 def has_remote(root: Path | None = None) -> bool:
     """Whether a default remote is configured, through which clones share data and results."""
-    return bool(run("config", "--quiet", "core.remote", root=root, check=False).strip())
+    from dvc.config import Config
+
+    return bool(Config(str((root or config.root()) / ".dvc")).read()["core"].get("remote"))
+
+
+def push(*targets: str) -> None:
+    """Put what stages made into the remote. Raises MmlopError with the sentence of what failed."""
+    run("push", *targets)
+
+
+def pull(*targets: str, root: Path | None = None) -> None:
+    """Get what stages made from the remote, also where half of it is there already. Raises MmlopError."""
+    run("pull", "--force", *targets, root=root)
+
+
+def share(stage: str, root: Path) -> None:
+    """Push what a stage made, and that it did, so that `dvc repro --pull` in any clone restores it without running it.
+
+    `dvc push --run-cache` would not do: it leaves out the results that git keeps (`cache: false`), and DVC itself notes
+    nothing of a stage that has such results beside metrics and plots.
+
+    Changes the current folder meanwhile. Raises MmlopError if the remote cannot be written to.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with chdir(root), Repo() as repo, repo.lock:
+            (made,) = repo.stage.collect(stage)
+            repo.stage_cache.save(made)
+            for out in made.outs:
+                out.use_cache = True  # in git's care or not
+            for found in made.get_used_objs().values():
+                if failed := repo.cloud.push(found).failed:
+                    raise MmlopError(f"{len(failed)} files of {stage} could not be pushed to the DVC remote: push again.")
+            repo.stage_cache.push(None)  # last, so that it never speaks of what is not there
+    except (DvcException, OSError) as error:
+        raise MmlopError(f"the results of {stage} could not be pushed to the DVC remote ({error}).") from error
+
+
+def configure_as(original: Path, copy: Path) -> None:
+    """Give a worktree the remotes, the credentials and the cache of the clone that it belongs to."""
+    from dvc.config import Config
+
+    settings = Config(str(original / ".dvc")).read()  # with absolute paths: relative ones would start somewhere else
+    settings["cache"].setdefault("dir", str(original / ".dvc" / "cache"))
+    with Config(str(copy / ".dvc")).edit("local") as copied:
+        copied.update(settings)
 
 
 def run(

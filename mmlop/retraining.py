@@ -1,0 +1,167 @@
+"""What a retraining came to: told from the registry before and after it, so that a kill in between loses nothing.
+
+Where the registry stood is kept in a tag of the registered model until the outcome is recorded, and a run that takes over
+from a dead one goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from mmlop.registry import CHAMPION, DECISION
+from mmlop.store import answering, connect, mlflow, tracking_uri
+from mmlop.versions import Version, model_name, versions_of
+
+Outcome = Literal["unchanged", "kept", "promoted"]
+BEFORE = "mmlop.retrain_before"
+MANY = 6  # changes that are named
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The champion's version and the newest one; None where there is none."""
+
+    champion: int | None
+    newest: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    outcome: Outcome
+    sentence: str
+    before: Standing
+    champion: Version | None
+    challenger: Version | None  # None: no adapter was registered
+    classes: list[dict[str, Any]]  # name, pictures, and champion's and challenger's accuracy in percent
+
+
+def begin(dataset: str) -> Standing:
+    """Where the registry stands before a retraining, or stood before one that died."""
+    client, name = connect(), model_name(dataset)
+    with answering():
+        tags = _model(client, name).tags
+        if BEFORE in tags:
+            return Standing(**json.loads(tags[BEFORE]))
+        standing = _standing(versions_of(client, name))
+        client.set_registered_model_tag(name, BEFORE, json.dumps(asdict(standing)))
+    return standing
+
+
+def finish(dataset: str, before: Standing, record: Mapping[str, str]) -> Result:
+    """What became of the champion since ``before``. It is recorded, with ``record``, as tags ``mmlop.retrain_<key>`` of the
+    registered model and of the new version."""
+    client, name = connect(), model_name(dataset)
+    with answering():
+        versions = versions_of(client, name)
+        result = _result(client, dataset, before, versions)
+        tags = {
+            "mmlop.retrained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "mmlop.retrain_outcome": result.outcome,
+            **{f"mmlop.retrain_{key}": value for key, value in record.items()},
+        }
+        for key, value in tags.items():
+            client.set_registered_model_tag(name, key, value)
+            if result.challenger is not None:
+                client.set_model_version_tag(name, result.challenger.version, key, value)
+        client.delete_registered_model_tag(name, BEFORE)
+    return result
+
+
+def _result(client: Any, dataset: str, before: Standing, versions: list[Version]) -> Result:
+    now = _standing(versions)
+    of = {version.version: version for version in versions}
+    champion = of[now.champion] if now.champion else None
+    if now.newest == before.newest:  # an alias that was moved by hand meanwhile is no doing of this run
+        kept = f"version {now.champion} stays champion" if champion else "there is no champion"
+        return Result("unchanged", f"{dataset}: no new adapter, {kept}.", before, champion, None, [])
+    promoted = now.champion == now.newest
+    challenger = versions[-1]
+    reason = challenger.tags.get("mmlop.reason", f"Version {challenger.version} is registered and not decided on.")
+    old = of[before.champion] if promoted and before.champion in of else champion
+    return Result(
+        "promoted" if promoted else "kept", f"{dataset}: {reason}", before, old, challenger, _classes(client, challenger)
+    )
+
+
+def _classes(client: Any, challenger: Version) -> list[dict[str, Any]]:
+    """Class by class, as the champion rule recorded it; nothing for a first champion."""
+    try:
+        file = client.download_artifacts(challenger.run_id, DECISION)
+        with open(file, encoding="utf-8") as text:
+            found: list[dict[str, Any]] = json.load(text)["classes"]
+    except (mlflow().exceptions.MlflowException, OSError):
+        return []
+    return found
+
+
+def _standing(versions: list[Version]) -> Standing:
+    champion = next((one.version for one in versions if CHAMPION in one.aliases), None)
+    return Standing(champion, versions[-1].version if versions else None)
+
+
+def _model(client: Any, name: str) -> Any:
+    """The registered model, made if there is none yet."""
+    exceptions = mlflow().exceptions
+    try:
+        client.create_registered_model(name)
+    except exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.get_registered_model(name)
+
+
+def link(version: Version) -> str:
+    """A version in MLflow's pages where a server shows them, else its URI."""
+    uri = tracking_uri()
+    where = f"models:/{version.name}/{version.version}"
+    if not uri.startswith(("http://", "https://")):
+        return f"`{where}`"
+    return f"[{where}]({uri.rstrip('/')}/#/models/{version.name}/versions/{version.version})"
+
+
+def shown(changes: Mapping[str, str]) -> str:
+    """What DVC says changed, in a few words.
+
+    >>> shown({"data/parts": "modified", "params.yaml:train.epochs": "modified"})
+    'data/parts modified, params.yaml:train.epochs modified'
+    """
+    known = [f"{what} {how}" for what, how in changes.items()]
+    return ", ".join(known[:MANY]) + (f" and {len(known) - MANY} more" if len(known) > MANY else "")
+
+
+def markdown(dataset: str, result: Result, changes: Mapping[str, str]) -> str:
+    """The outcome for people: what changed, champion against challenger, class by class."""
+    lines = [f"## {dataset}: {TITLES[result.outcome]}", "", result.sentence, ""]
+    if changes:
+        lines += [f"It was trained again, since {shown(changes)}.", ""]
+    if result.challenger is not None:
+        lines += [*_versions_table(result, result.challenger), ""]
+    if result.classes:
+        lines += ["| class | pictures | champion % | challenger % | change |", "| --- | ---: | ---: | ---: | ---: |"]
+        for one in sorted(result.classes, key=lambda one: one["challenger"] - one["champion"]):
+            old, new = one["champion"], one["challenger"]
+            lines.append(f"| {one['name']} | {one['pictures']} | {old:.1f} | {new:.1f} | {new - old:+.1f} |")
+        lines += ["", "On validation pictures that neither was trained on."]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+TITLES: dict[Outcome, str] = {
+    "unchanged": "unchanged",
+    "kept": "the champion stays",
+    "promoted": "a new champion",
+}
+
+
+def _versions_table(result: Result, challenger: Version) -> list[str]:
+    both = [version for version in (result.champion, challenger) if version is not None]
+    names = sorted({name for version in both for name in version.metrics})
+    rows = [f"| | {' | '.join([*names, 'registered', 'link'])} |", f"| --- |{' ---: |' * len(names)} --- | --- |"]
+    roles = ["champion", "challenger"] if len(both) == 2 else ["first"]
+    for role, version in zip(roles, both, strict=True):
+        values = [f"{version.metrics[name]:.1f}" if name in version.metrics else "" for name in names]
+        rows.append(f"| {role} | {' | '.join([*values, version.created, link(version)])} |")
+    return rows

@@ -1,0 +1,206 @@
+"""Deployments on a Prefect server: a scheduled retraining of each data set, and what keeps watch over its runs.
+
+When comes from params.yaml, how and where from prefect.yaml. Everything may be deployed again and again: what is there is
+brought up to date, and deployments of data sets that are gone are removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import prefect
+import yaml
+from prefect import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate, WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron, Interval, Schedule
+from prefect.settings import PREFECT_API_URL
+from prefect.workers.process import ProcessWorker
+
+from mmlop import config
+from mmlop.config import Params
+from mmlop.errors import MmlopError
+from pipelines import automations
+from pipelines.turns import DEFAULT_SLOT, SLOT
+
+logger = logging.getLogger(__name__)
+
+FLOW, TAG = "retrain", "mmlop"
+ENVIRONMENT = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "mmlop,pipelines",
+}
+
+
+@contextmanager
+def reachable() -> Iterator[str]:
+    """The API of the Prefect server, from the environment or Prefect's profile. Raises MmlopError if there is none, or none
+    that answers, in the block."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise MmlopError(
+            "Schedules need a Prefect server: start one with `prefect server start`, and set PREFECT_API_URL to its "
+            "address, http://127.0.0.1:4200/api as a rule."
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello()
+        yield str(url)
+    except (httpx.TransportError, RuntimeError) as error:
+        raise MmlopError(f"The Prefect server at {url} does not answer ({error}): is it running?") from error
+
+
+def schedule(settings: config.Retrain, dataset: str) -> Schedule | None:
+    """When a data set is retrained. Intervals count from a fixed day, so that deploying again does not move the runs."""
+    text = settings.of(dataset)
+    if text is None:
+        return None
+    if every := config.interval(text):
+        return Interval(every, anchor_date=datetime(2024, 1, 1, tzinfo=UTC), timezone="UTC")
+    return Cron(text, timezone=settings.timezone)
+
+
+def pattern(root: Path) -> dict[str, Any]:
+    """prefect.yaml, checked to hold one deployment. Raises MmlopError."""
+    file = root / "prefect.yaml"
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if len(found["deployments"]) != 1:
+            raise ValueError("its deployments are not one pattern")
+        _ = found["deployments"][0]["work_pool"]["name"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise MmlopError(f"{file} cannot be deployed ({error!r}): take it from the project's repository again.") from error
+    return dict(found)
+
+
+def deployments(root: Path, params: Params) -> dict[str, Any]:
+    """prefect.yaml with a deployment for each data set in place of the pattern."""
+    found = pattern(root)
+    one = found["deployments"][0]
+    pool = one["work_pool"]
+    given = pool.get("job_variables", {})
+    variables = given | {"env": ENVIRONMENT | {SLOT: DEFAULT_SLOT} | given.get("env", {})}
+    found["deployments"] = [
+        one
+        | {
+            "name": dataset,
+            "parameters": {"dataset": dataset},
+            "schedules": _as_yaml(schedule(params.retrain, dataset)),
+            "tags": sorted({TAG, dataset, *one.get("tags", [])}),
+            "work_pool": pool | {"job_variables": variables},
+        }
+        for dataset in params.datasets
+    ]
+    return found
+
+
+def deploy(root: Path, params: Params) -> list[str]:
+    """Register everything at the Prefect server; a line for each thing done. Raises MmlopError."""
+    wanted = deployments(root, params)
+    done = prepare(params)
+    _ensure_pool(wanted["deployments"][0]["work_pool"]["name"])
+    with tempfile.TemporaryDirectory(prefix="mmlop-") as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+        _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file), cwd=root)
+    done += [f"removed {FLOW}/{name}, which is no data set of params.yaml" for name in _remove_others(params)]
+    return done + [f"deployed {FLOW}/{name}, {_when(params.retrain, name)}" for name in params.datasets]
+
+
+def prepare(params: Params) -> list[str]:
+    """The concurrency limit and the automations, made or brought up to date; a line for each thing done."""
+    _ensure_limit(DEFAULT_SLOT, params.retrain.slots)
+    return [f"limit {DEFAULT_SLOT}: {params.retrain.slots} training(s) at once", *automations.deploy(FLOW)]
+
+
+def _ensure_limit(name: str, slots: int) -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
+        else:
+            client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots))
+
+
+def _ensure_pool(name: str) -> None:
+    """A pool for processes, where none of that name is there; pools of other kinds are made by whoever needs them."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
+
+
+def _remove_others(params: Params) -> list[str]:
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments(
+            flow_filter=FlowFilter.model_validate({"name": {"any_": [FLOW]}}),
+            deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}),
+        )
+        others = [one for one in found if one.name not in params.datasets]
+        for one in others:
+            client.delete_deployment(one.id)
+    return [one.name for one in others]
+
+
+def _as_yaml(schedule: Schedule | None) -> list[dict[str, Any]]:
+    """As prefect.yaml writes it."""
+    if schedule is None:
+        return []
+    if schedule.interval is None:
+        return [{"cron": schedule.cron, "timezone": schedule.timezone}]
+    anchor = schedule.anchor_date.isoformat()
+    return [{"interval": schedule.interval.total_seconds(), "anchor_date": anchor, "timezone": schedule.timezone}]
+
+
+def _when(settings: config.Retrain, dataset: str) -> str:
+    text = settings.of(dataset)
+    if text is None:
+        return "by hand only"
+    return f"every {text}" if config.interval(text) else f"at {text} ({settings.timezone})"
+
+
+def _prefect(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise MmlopError(f"`prefect {' '.join(arguments)}` failed: {' '.join(done.stdout.split()[-60:])}")
+    return done.stdout
+
+
+def serve(root: Path, params: Params) -> None:
+    """Run the schedules in this process until it is interrupted, which pauses them. Nobody else may work them off."""
+    os.chdir(root)
+    os.environ.update(ENVIRONMENT | {SLOT: os.environ.get(SLOT, DEFAULT_SLOT)} | config.this_python())
+    from pipelines.retrain import retrain
+
+    one = pattern(root)["deployments"][0]
+    limit = ConcurrencyLimitConfig.model_validate(one["concurrency_limit"])
+    served: list[Any] = [
+        retrain.to_deployment(
+            name=dataset,
+            parameters={"dataset": dataset},
+            schedules=[found] if (found := schedule(params.retrain, dataset)) else [],
+            tags=[TAG, dataset],
+            concurrency_limit=limit,
+            description=one.get("description"),
+        )
+        for dataset in params.datasets
+    ]
+    prefect.serve(*served, limit=len(served))
