@@ -3,102 +3,104 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from prefect import get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.events.actions import ChangeFlowRunState, SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.events.schemas.automations import AutomationCore
 
 from mmlop.errors import MmlopError
+from pipelines.signals import event
 
+RETRAIN, TRAIN = "retrain", "train"  # flows
 NOTIFY = "MMLOP_NOTIFY_URL"  # of a webhook, which is a secret: from the environment alone
-SILENCE = timedelta(seconds=100)  # after the last heartbeat, one every 30 s, until a run counts as dead
-ENDS = ("Unchanged", "Kept", "Promoted", "Skipped", "Completed", "Failed", "Cancelled", "Crashed")
+HEARTBEAT = 30  # seconds, Prefect's least
+SILENCE = timedelta(seconds=100)  # until a run counts as dead
+PAUSE = timedelta(seconds=20)  # until it starts again, so that it is marked as crashed first
+AUTOMATIONS = ("crashed", "restart", "notify")
 
 
-def deploy(retrain: str) -> list[str]:
-    """Make the automations for the flow named ``retrain``, or bring them up to date; a line for each.
-
-    Raises MmlopError if the address for notifications is none.
-    """
-    wanted = [_crashed((retrain, "train")), _restart(retrain)]
+def deploy() -> list[str]:
+    """Make the automations, or bring them up to date; a line for each. Raises MmlopError if the address for notifications
+    is none."""
     url = os.environ.get(NOTIFY, "").strip()
-    if url:
-        wanted.append(_notify(retrain, url))
+    if url and not url.startswith(("http://", "https://")):
+        raise MmlopError(f"{NOTIFY} is no address of a webhook: it has to start with https:// or http://.")
+    tell = [_message(_webhook(url))] if url else []
+    wanted = {"crashed": _crashed(tell), "restart": _restart()} | ({"notify": _notify(tell)} if tell else {})
     with get_client(sync_client=True) as client:
-        for automation in wanted:
-            if known := client.read_automations_by_name(automation.name):
-                client.update_automation(known[0].id, automation)
-            else:
+        for name in AUTOMATIONS:
+            known = client.read_automations_by_name(f"mmlop: {name}")
+            if name not in wanted:  # nobody should go on being told once the address is gone
+                for one in known:
+                    client.delete_automation(one.id)
+                continue
+            automation = AutomationCore.model_validate({"name": f"mmlop: {name}"} | wanted[name])
+            if not known:
                 client.create_automation(automation)
-        if not url:  # nobody should go on being told once the address is gone
-            for known_one in client.read_automations_by_name(_name("notify")):
-                client.delete_automation(known_one.id)
-    done = [f"automation '{automation.name}'" for automation in wanted]
+            elif AutomationCore.model_validate(known[0].model_dump()) != automation:  # forgets whose heart it heard
+                client.update_automation(known[0].id, automation)
+    done = [f"automation 'mmlop: {name}'" for name in wanted]
     return done if url else [*done, f"no notifications ({NOTIFY} is not set)"]
 
 
-def _name(what: str) -> str:
-    return f"mmlop: {what}"
-
-
-def _runs(flows: Sequence[str], events: Iterable[str], **more: Any) -> EventTrigger:
+def _each_run(flows: list[str], **more: Any) -> dict[str, Any]:
     """A trigger that looks at each run of some flows by itself."""
-    return EventTrigger.model_validate(
-        {
-            "expect": [f"prefect.flow-run.{event}" for event in events],
-            "match": {"prefect.resource.id": "prefect.flow-run.*"},
-            "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)},
-            "for_each": ["prefect.resource.id"],
-            "posture": "Reactive",
-            "threshold": 1,
-            "within": timedelta(0),
-        }
-        | more
-    )
+    return {
+        "type": "event",
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": flows},
+        "for_each": ["prefect.resource.id"],
+        "threshold": 1,
+        **more,
+    }
 
 
-def _become(**state: str) -> ChangeFlowRunState:
-    return ChangeFlowRunState.model_validate(state)
+def _silent(flows: list[str], within: timedelta) -> dict[str, Any]:
+    """Fires where no heartbeat follows one for so long, and no word of the end."""
+    heartbeat = "prefect.flow-run.heartbeat"
+    expected = [heartbeat, *(event(flow, "*") for flow in flows)]
+    return _each_run(flows, after=[heartbeat], expect=expected, posture="Proactive", within=within)
 
 
-def _crashed(flows: Sequence[str]) -> AutomationCore:
-    silent = {"after": ["prefect.flow-run.heartbeat"], "posture": "Proactive", "within": SILENCE}
-    return AutomationCore(
-        name=_name("crashed"),
-        description="A run whose heartbeats stopped is dead: its process or its machine was killed.",
-        trigger=_runs(flows, ("heartbeat", *ENDS), **silent),
-        actions=[_become(state="CRASHED", message=f"No heartbeat for {SILENCE.total_seconds():.0f} s.")],
-    )
+def _crashed(tell: list[dict[str, Any]]) -> dict[str, Any]:
+    message = f"No heartbeat for {SILENCE.total_seconds():.0f} s: its process or its machine was killed."
+    return {
+        "description": "A run whose heartbeats stopped is dead.",
+        "trigger": _silent([RETRAIN, TRAIN], SILENCE),
+        "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": message}, *tell],
+    }
 
 
-def _restart(retrain: str) -> AutomationCore:
-    again = _become(state="SCHEDULED", name="AwaitingRetry", message="Started again after a crash.")
-    return AutomationCore(
-        name=_name("restart"),
-        description="A dead retraining starts again, as often as retrain.restarts in params.yaml says.",
-        trigger=_runs([retrain], ["Crashed"]),
-        actions=[again],
-    )
+def _restart() -> dict[str, Any]:
+    again = {"type": "change-flow-run-state", "state": "SCHEDULED", "name": "AwaitingRetry", "message": "Started again."}
+    return {
+        "description": "A dead retraining starts again, as often as retrain.restarts in params.yaml says.",
+        "trigger": _silent([RETRAIN], SILENCE + PAUSE),
+        "actions": [again],
+    }
 
 
-def _notify(retrain: str, url: str) -> AutomationCore:
-    """Posts {"text": ...}, which Slack, Mattermost and many others take."""
-    if not url.startswith(("http://", "https://")):
-        raise MmlopError(f"{NOTIFY} is no address of a webhook: it has to start with https:// or http://.")
+def _notify(tell: list[dict[str, Any]]) -> dict[str, Any]:
+    outcomes = [event(RETRAIN, outcome) for outcome in ("promoted", "failed")]
+    return {
+        "description": "Promotions and failures are told to a webhook.",
+        "trigger": _each_run([RETRAIN], expect=outcomes, posture="Reactive", within=timedelta(0)),
+        "actions": tell,
+    }
+
+
+def _webhook(url: str) -> Any:
+    """A block that posts {"text": ...}, which Slack, Mattermost and many others take."""
     block: Any = CustomWebhookNotificationBlock
-    webhook = block(name="mmlop", url=url, json_data={"text": "{{subject}}\n{{body}}"})
-    tell = SendNotification(
-        block_document_id=webhook.save("mmlop-notify", overwrite=True),
-        subject="{{ flow_run.name }}: {{ flow_run.state.name }}",
-        body="{{ flow_run.state.message }}",
-    )
-    return AutomationCore(
-        name=_name("notify"),
-        description="Promotions and failures are told to a webhook.",
-        trigger=_runs([retrain], ["Promoted", "Failed", "Crashed"]),
-        actions=[tell],
-    )
+    return block(name="mmlop", url=url, json_data={"text": "{{subject}}\n{{body}}"}).save("mmlop-notify", overwrite=True)
+
+
+def _message(block: Any) -> dict[str, Any]:
+    return {
+        "type": "send-notification",
+        "block_document_id": str(block),
+        "subject": "{{ flow_run.name }}: {{ event.payload.outcome or 'crashed' }}",
+        "body": "{{ event.payload.message or 'Its heartbeats stopped; it is started again.' }}",
+    }

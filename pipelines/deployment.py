@@ -37,9 +37,9 @@ from pipelines.turns import DEFAULT_SLOT, SLOT
 
 logger = logging.getLogger(__name__)
 
-FLOW, TAG = "retrain", "mmlop"
+FLOW, TAG = automations.RETRAIN, "mmlop"
 ENVIRONMENT = {
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT),
     "PREFECT_LOGGING_LEVEL": "INFO",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "mmlop,pipelines",
 }
@@ -123,7 +123,7 @@ def deploy(root: Path, params: Params) -> list[str]:
 def prepare(params: Params) -> list[str]:
     """The concurrency limit and the automations, made or brought up to date; a line for each thing done."""
     _ensure_limit(DEFAULT_SLOT, params.retrain.slots)
-    return [f"limit {DEFAULT_SLOT}: {params.retrain.slots} training(s) at once", *automations.deploy(FLOW)]
+    return [f"limit {DEFAULT_SLOT}: {params.retrain.slots} training(s) at once", *automations.deploy()]
 
 
 def _ensure_limit(name: str, slots: int) -> None:

@@ -27,7 +27,7 @@ from prefect.states import Completed, Failed
 from mmlop import config, registry, retraining, tracking
 from mmlop.data.mini import benchmark
 from mmlop.errors import MmlopError
-from pipelines import server, stage, turns, workspace
+from pipelines import server, signals, stage, turns, workspace
 
 logger = logging.getLogger("pipelines.retrain")  # whatever name Prefect loads this file under
 
@@ -89,23 +89,31 @@ def conclude(dataset: str, before: retraining.Standing) -> retraining.Result:
 def retrain(dataset: str) -> State[Any]:
     """Bring the champion of a data set up to date. Ends with the outcome as the name of its state."""
     stage.hide_mistakes()
+    outcome, message = "failed", f"{dataset}: an error that should not happen, see the log."
     try:
-        params = config.load()
-        if reason := not_now(params.retrain):
-            return Completed(name="Skipped", message=f"{dataset}: {reason}")
-        if dataset not in params.datasets:
-            raise MmlopError(f"'{dataset}' is not among `datasets` in params.yaml any more: run `mmlop deploy` again.")
-        with turns.alone(config.root() / ".mmlop" / f"retrain-{dataset}.lock", f"retraining of {dataset}") as lock:
-            before = begin(dataset)
-            refresh(dataset, lock)
-            changes = train(dataset, lock)
-            result = conclude(dataset, before)
-        create_markdown_artifact(
-            retraining.markdown(dataset, result, changes), f"retrain-{dataset.replace('_', '-')}", result.sentence
-        )
+        outcome, message = work(dataset)
     except MmlopError as error:
-        return Failed(message=str(error))
-    return Completed(name=result.outcome.capitalize(), message=result.sentence)
+        message = str(error)
+    finally:
+        signals.sign_off(outcome, message)
+    return Failed(message=message) if outcome == "failed" else Completed(name=outcome.capitalize(), message=message)
+
+
+def work(dataset: str) -> tuple[str, str]:
+    """The outcome of a run, and a sentence about it. Raises MmlopError."""
+    params = config.load()
+    if reason := not_now(params.retrain):
+        return "skipped", f"{dataset}: {reason}"
+    if dataset not in params.datasets:
+        raise MmlopError(f"'{dataset}' is not among `datasets` in params.yaml any more: run `mmlop deploy` again.")
+    with turns.alone(config.root() / ".mmlop" / f"retrain-{dataset}.lock", f"retraining of {dataset}") as lock:
+        before = begin(dataset)
+        refresh(dataset, lock)
+        changes = train(dataset, lock)
+        result = conclude(dataset, before)
+    told = retraining.markdown(dataset, result, changes)
+    create_markdown_artifact(told, f"retrain-{dataset.replace('_', '-')}", result.sentence)
+    return result.outcome, result.sentence
 
 
 def not_now(settings: config.Retrain) -> str | None:

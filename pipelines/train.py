@@ -25,7 +25,7 @@ from mmlop.data.splits import Split
 from mmlop.errors import MmlopError
 from mmlop.experiment import Bench, Trained
 from mmlop.protocols import Training
-from pipelines import stage, turns
+from pipelines import signals, stage, turns
 from pipelines.progress import Advance, bars
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,14 @@ def show(dataset: str, run: results.Run) -> None:
 @flow(name="train", flow_run_name="train-{dataset}", validate_parameters=False)
 def train(dataset: str) -> None:
     """Train, measure and publish one data set by the configured protocols, backbone, method and seeds."""
+    try:
+        train_and_publish(dataset)
+    finally:
+        if turns.scheduled():
+            signals.sign_off("ended")
+
+
+def train_and_publish(dataset: str) -> None:
     root, params = config.root(), config.load()
     bench = load_bench(dataset, params)
     bench.checkpoints = root / ".mmlop" / "checkpoints" / dataset
