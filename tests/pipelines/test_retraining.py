@@ -179,6 +179,12 @@ def ask(state: Any = None) -> Any:
         return client.create_flow_run_from_deployment(deployment, state=state).id
 
 
+def at_work() -> list[Any]:
+    """Runs of any flow that have been taken up and did not end."""
+    with get_client(sync_client=True) as client:
+        return [run for run in client.read_flow_runs() if run.state.type in (StateType.PENDING, StateType.RUNNING)]
+
+
 def forget_waiting() -> None:
     """Delete runs of an earlier schedule that were due and waited for their turn."""
     with get_client(sync_client=True) as client:
@@ -277,7 +283,7 @@ def test_a_killed_machine_costs_no_run_and_makes_no_second_version(project: Proj
     project.edit(retrain__schedule=None)
     project.mmlop("deploy", MMLOP_NOTIFY_URL=webhook)
     forget_waiting()
-    wait_for(lambda: not any(run.state.type == StateType.RUNNING for run in runs()), 60, worker.log)
+    wait_for(lambda: not at_work(), 60, worker.log)
     project.edit(train__epochs=150)
     Told.texts.clear()
     before = versions(project)
@@ -301,9 +307,7 @@ def test_a_killed_machine_costs_no_run_and_makes_no_second_version(project: Proj
         wait_for(lambda: any("crashed" in text for text in Told.texts), 20)
     finally:
         other.stop()
-    with get_client(sync_client=True) as client:
-        left = [one for one in client.read_flow_runs() if one.state.type == StateType.RUNNING]
-    assert not left
+    assert not at_work()
 
 
 def test_two_at_once_take_turns(project: Project, pictures: Pictures) -> None:
