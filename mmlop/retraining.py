@@ -81,7 +81,7 @@ def _result(client: Any, dataset: str, before: Standing, versions: list[Version]
     promoted = now.champion == now.newest
     challenger = versions[-1]
     reason = challenger.tags.get("mmlop.reason", f"Version {challenger.version} is registered and not decided on.")
-    old = of[before.champion] if promoted and before.champion in of else champion
+    old = of.get(before.champion or 0) if promoted else champion
     return Result(
         "promoted" if promoted else "kept", f"{dataset}: {reason}", before, old, challenger, _classes(client, challenger)
     )
