@@ -32,17 +32,20 @@ def deploy(
             deployment.serve(root, params)
 
 
-def worker() -> None:
+def worker(
+    limit: Annotated[int | None, typer.Option(min=1, help="Runs at once; as a rule `retrain.slots`.")] = None,
+) -> None:
     """Work off scheduled retrainings in this clone, until Ctrl-C."""
     from mmlop import config
     from pipelines import deployment
 
     root = config.root()
+    at_once = str(limit or config.load().retrain.slots)
     pool = deployment.pattern(root)["deployments"][0]["work_pool"]["name"]
     with deployment.reachable():
         pass
     environment = os.environ | config.this_python() | {"MMLOP_PROJECT": str(root)}
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", at_once]
     os.execvpe(command[0], command, environment)
 
 

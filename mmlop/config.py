@@ -144,6 +144,8 @@ def _schedule(text: str | None) -> str | None:
     from cronsim import CronSim, CronSimError
 
     try:
+        if len(text.split()) != 5:  # with six, Prefect takes the last for seconds, others the first
+            raise CronSimError
         CronSim(text, datetime.now())
     except CronSimError:
         raise ValueError("it needs a cron line ('0 3 * * *') or an interval ('30m', '6h', '1d')") from None
@@ -156,7 +158,7 @@ def interval(schedule: str) -> timedelta | None:
     >>> interval("6h"), interval("0 3 * * *")
     (datetime.timedelta(seconds=21600), None)
     """
-    found = re.fullmatch(r"([1-9][0-9]*)([smhd])", schedule)
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([smhd])", schedule)
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
     return timedelta(**{units[found[2]]: int(found[1])}) if found else None
 
@@ -179,7 +181,7 @@ class Retrain(Section):
     def _known_timezone(cls, timezone: str) -> str:
         try:
             ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError("it needs the name of a timezone, for instance Europe/Berlin") from None
         return timezone
 

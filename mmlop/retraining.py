@@ -7,14 +7,19 @@ from a dead one goes on from there.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmlop.registry import CHAMPION, DECISION
 from mmlop.store import answering, connect, mlflow, tracking_uri
 from mmlop.versions import Version, model_name, versions_of
+
+if TYPE_CHECKING:
+    from mmlop.champion import Decision
 
 Outcome = Literal["unchanged", "kept", "promoted"]
 BEFORE = "mmlop.retrain_before"
@@ -51,13 +56,12 @@ def begin(dataset: str) -> Standing:
     return standing
 
 
-def finish(dataset: str, before: Standing, record: Mapping[str, str]) -> Result:
-    """What became of the champion since ``before``. It is recorded, with ``record``, as tags ``mmlop.retrain_<key>`` of the
-    registered model and of the new version."""
+def finish(dataset: str, before: Standing, record: Mapping[str, str], decision: Decision | None = None) -> Result:
+    """What became of the champion since ``before``, by what the registry says and by the ``decision`` that was made just
+    now. It is recorded, with ``record``, as tags ``mmlop.retrain_<key>`` of the registered model and of the new version."""
     client, name = connect(), model_name(dataset)
     with answering():
-        versions = versions_of(client, name)
-        result = _result(client, dataset, before, versions)
+        result = _result(client, dataset, before, versions_of(client, name), decision)
         tags = {
             "mmlop.retrained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "mmlop.retrain_outcome": result.outcome,
@@ -67,34 +71,43 @@ def finish(dataset: str, before: Standing, record: Mapping[str, str]) -> Result:
             client.set_registered_model_tag(name, key, value)
             if result.challenger is not None:
                 client.set_model_version_tag(name, result.challenger.version, key, value)
-        client.delete_registered_model_tag(name, BEFORE)
     return result
 
 
-def _result(client: Any, dataset: str, before: Standing, versions: list[Version]) -> Result:
-    now = _standing(versions)
-    of = {version.version: version for version in versions}
-    champion = of[now.champion] if now.champion else None
-    if now.newest == before.newest:  # an alias that was moved by hand meanwhile is no doing of this run
-        kept = f"version {now.champion} stays champion" if champion else "there is no champion"
+def forget(dataset: str) -> None:
+    """Nobody has to go on from where the retraining stood before: it is over."""
+    client, name = connect(), model_name(dataset)
+    with answering():
+        if BEFORE in client.get_registered_model(name).tags:
+            client.delete_registered_model_tag(name, BEFORE)
+
+
+def _result(client: Any, dataset: str, before: Standing, versions: list[Version], decision: Decision | None) -> Result:
+    now, of = _standing(versions), {version.version: version for version in versions}
+    champion = of.get(now.champion or 0)
+    if now.newest == before.newest and not (decision and decision.promotes):
+        if decision and decision.outcome in ("too_few", "not_compared"):  # a person is asked, again
+            return Result("unchanged", f"{dataset}: {decision.reason}", before, champion, None, [])
+        kept = f"version {champion.version} stays champion" if champion else "there is no champion"
         return Result("unchanged", f"{dataset}: no new adapter, {kept}.", before, champion, None, [])
-    promoted = now.champion == now.newest
-    challenger = versions[-1]
-    reason = challenger.tags.get("mmlop.reason", f"Version {challenger.version} is registered and not decided on.")
+    promoted = (decision is not None and decision.promotes) or now.champion == now.newest
+    challenger = champion if promoted and champion else versions[-1]
+    if decision is not None and decision.outcome != "unchanged":
+        reason = decision.reason
+    else:
+        reason = challenger.tags.get("mmlop.reason", f"Version {challenger.version} is registered and not decided on.")
+    outcome: Outcome = "promoted" if promoted else "kept"
     old = of.get(before.champion or 0) if promoted else champion
-    return Result(
-        "promoted" if promoted else "kept", f"{dataset}: {reason}", before, old, challenger, _classes(client, challenger)
-    )
+    return Result(outcome, f"{dataset}: {reason}", before, old, challenger, _classes(client, challenger))
 
 
 def _classes(client: Any, challenger: Version) -> list[dict[str, Any]]:
     """Class by class, as the champion rule recorded it; nothing for a first champion."""
-    try:
-        file = client.download_artifacts(challenger.run_id, DECISION)
-        with open(file, encoding="utf-8") as text:
-            found: list[dict[str, Any]] = json.load(text)["classes"]
-    except (mlflow().exceptions.MlflowException, OSError):
+    if not any(file.path == DECISION for file in client.list_artifacts(challenger.run_id)):
         return []
+    with tempfile.TemporaryDirectory(prefix="mmlop-") as folder:
+        file = client.download_artifacts(challenger.run_id, DECISION, folder)
+        found: list[dict[str, Any]] = json.loads(Path(file).read_bytes())["classes"]
     return found
 
 

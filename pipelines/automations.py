@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,17 +19,20 @@ NOTIFY = "MMLOP_NOTIFY_URL"  # of a webhook, which is a secret: from the environ
 HEARTBEAT = 30  # seconds, Prefect's least
 SILENCE = timedelta(seconds=100)  # until a run counts as dead
 PAUSE = timedelta(seconds=20)  # until it starts again, so that it is marked as crashed first
-AUTOMATIONS = ("crashed", "restart", "notify")
+BLOCK = "mmlop-notify"
+AUTOMATIONS = ("crashed", "restart", "notify", "notify of crashes")
 
 
-def deploy() -> list[str]:
+def deploy(restarts: int) -> list[str]:
     """Make the automations, or bring them up to date; a line for each. Raises MmlopError if the address for notifications
     is none."""
     url = os.environ.get(NOTIFY, "").strip()
     if url and not url.startswith(("http://", "https://")):
         raise MmlopError(f"{NOTIFY} is no address of a webhook: it has to start with https:// or http://.")
-    tell = [_message(_webhook(url))] if url else []
-    wanted = {"crashed": _crashed(tell), "restart": _restart()} | ({"notify": _notify(tell)} if tell else {})
+    wanted = {"crashed": _crashed()} | ({"restart": _restart()} if restarts else {})
+    if url:
+        tell = [_message(_webhook(url))]
+        wanted |= {"notify": _notify(tell), "notify of crashes": _notify_of_crashes(tell)}
     with get_client(sync_client=True) as client:
         for name in AUTOMATIONS:
             known = client.read_automations_by_name(f"mmlop: {name}")
@@ -41,6 +45,8 @@ def deploy() -> list[str]:
                 client.create_automation(automation)
             elif AutomationCore.model_validate(known[0].model_dump()) != automation:  # forgets whose heart it heard
                 client.update_automation(known[0].id, automation)
+    if not url:
+        _forget_webhook()
     done = [f"automation 'mmlop: {name}'" for name in wanted]
     return done if url else [*done, f"no notifications ({NOTIFY} is not set)"]
 
@@ -60,16 +66,16 @@ def _each_run(flows: list[str], **more: Any) -> dict[str, Any]:
 def _silent(flows: list[str], within: timedelta) -> dict[str, Any]:
     """Fires where no heartbeat follows one for so long, and no word of the end."""
     heartbeat = "prefect.flow-run.heartbeat"
-    expected = [heartbeat, *(event(flow, "*") for flow in flows)]
+    expected = [heartbeat, "prefect.flow-run.Cancelled", *(event(flow, "*") for flow in flows)]
     return _each_run(flows, after=[heartbeat], expect=expected, posture="Proactive", within=within)
 
 
-def _crashed(tell: list[dict[str, Any]]) -> dict[str, Any]:
+def _crashed() -> dict[str, Any]:
     message = f"No heartbeat for {SILENCE.total_seconds():.0f} s: its process or its machine was killed."
     return {
         "description": "A run whose heartbeats stopped is dead.",
         "trigger": _silent([RETRAIN, TRAIN], SILENCE),
-        "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": message}, *tell],
+        "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": message}],
     }
 
 
@@ -91,10 +97,25 @@ def _notify(tell: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _notify_of_crashes(tell: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "description": "Crashes of retrainings are told to a webhook.",
+        "trigger": _silent([RETRAIN], SILENCE),
+        "actions": tell,
+    }
+
+
 def _webhook(url: str) -> Any:
-    """A block that posts {"text": ...}, which Slack, Mattermost and many others take."""
-    block: Any = CustomWebhookNotificationBlock
-    return block(name="mmlop", url=url, json_data={"text": "{{subject}}\n{{body}}"}).save("mmlop-notify", overwrite=True)
+    """A block that posts {"text": ...}, which Slack, Mattermost and many others take. The address is kept as a secret."""
+    webhook: Any = CustomWebhookNotificationBlock
+    text = {"text": "{{subject}}\n{{body}}"}
+    return webhook(name="mmlop", url="{{address}}", secrets={"address": url}, json_data=text).save(BLOCK, overwrite=True)
+
+
+def _forget_webhook() -> None:
+    block_type = CustomWebhookNotificationBlock.get_block_type_slug()
+    with suppress(ValueError):  # there is none
+        CustomWebhookNotificationBlock.delete(f"{block_type}/{BLOCK}")
 
 
 def _message(block: Any) -> dict[str, Any]:
@@ -102,5 +123,5 @@ def _message(block: Any) -> dict[str, Any]:
         "type": "send-notification",
         "block_document_id": str(block),
         "subject": "{{ flow_run.name }}: {{ event.payload.outcome or 'crashed' }}",
-        "body": "{{ event.payload.message or 'Its heartbeats stopped; it is started again.' }}",
+        "body": "{{ event.payload.message or 'Its heartbeats stopped.' }}",
     }

@@ -32,6 +32,7 @@ from prefect.workers.process import ProcessWorker
 from mmlop import config
 from mmlop.config import Params
 from mmlop.errors import MmlopError
+from mmlop.store import shown
 from pipelines import automations
 from pipelines.turns import DEFAULT_SLOT, SLOT
 
@@ -46,21 +47,28 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def reachable() -> Iterator[str]:
-    """The API of the Prefect server, from the environment or Prefect's profile. Raises MmlopError if there is none, or none
-    that answers, in the block."""
+def reachable() -> Iterator[None]:
+    """Raises MmlopError if there is no Prefect server, in the environment or Prefect's profile, or if it does not answer,
+    now or in the block."""
     url = PREFECT_API_URL.value()
     if not url:
         raise MmlopError(
             "Schedules need a Prefect server: start one with `prefect server start`, and set PREFECT_API_URL to its "
             "address, http://127.0.0.1:4200/api as a rule."
         )
+
+    def away(error: Exception) -> MmlopError:
+        return MmlopError(f"The Prefect server at {shown(str(url))} does not answer as it should ({error}): is it running?")
+
     try:
         with get_client(sync_client=True) as client:
-            client.hello()
-        yield str(url)
-    except (httpx.TransportError, RuntimeError) as error:
-        raise MmlopError(f"The Prefect server at {url} does not answer ({error}): is it running?") from error
+            client.read_work_pools(limit=1)  # asks for a password too, where the server has one
+    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
+        raise away(error) from error
+    try:
+        yield
+    except (httpx.TransportError, httpx.HTTPStatusError) as error:
+        raise away(error) from error
 
 
 def schedule(settings: config.Retrain, dataset: str) -> Schedule | None:
@@ -91,15 +99,15 @@ def deployments(root: Path, params: Params) -> dict[str, Any]:
     found = pattern(root)
     one = found["deployments"][0]
     pool = one["work_pool"]
-    given = pool.get("job_variables", {})
-    variables = given | {"env": ENVIRONMENT | {SLOT: DEFAULT_SLOT} | given.get("env", {})}
+    given = pool.get("job_variables") or {}
+    variables = given | {"env": ENVIRONMENT | {SLOT: DEFAULT_SLOT} | (given.get("env") or {})}
     found["deployments"] = [
         one
         | {
             "name": dataset,
             "parameters": {"dataset": dataset},
             "schedules": _as_yaml(schedule(params.retrain, dataset)),
-            "tags": sorted({TAG, dataset, *one.get("tags", [])}),
+            "tags": sorted({TAG, dataset, *(one.get("tags") or [])}),
             "work_pool": pool | {"job_variables": variables},
         }
         for dataset in params.datasets
@@ -116,14 +124,16 @@ def deploy(root: Path, params: Params) -> list[str]:
         file = Path(folder) / "prefect.yaml"
         file.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
         _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file), cwd=root)
-    done += [f"removed {FLOW}/{name}, which is no data set of params.yaml" for name in _remove_others(params)]
     return done + [f"deployed {FLOW}/{name}, {_when(params.retrain, name)}" for name in params.datasets]
 
 
 def prepare(params: Params) -> list[str]:
-    """The concurrency limit and the automations, made or brought up to date; a line for each thing done."""
+    """The concurrency limit and the automations, made or brought up to date; deployments of data sets that are gone,
+    removed. A line for each thing done."""
     _ensure_limit(DEFAULT_SLOT, params.retrain.slots)
-    return [f"limit {DEFAULT_SLOT}: {params.retrain.slots} training(s) at once", *automations.deploy()]
+    done = [f"limit {DEFAULT_SLOT}: {params.retrain.slots} training(s) at once"]
+    done += automations.deploy(params.retrain.restarts)
+    return done + [f"removed {FLOW}/{name}, which is no data set of params.yaml" for name in _remove_others(params)]
 
 
 def _ensure_limit(name: str, slots: int) -> None:
@@ -186,21 +196,20 @@ def _prefect(*arguments: str, cwd: Path) -> str:
 
 def serve(root: Path, params: Params) -> None:
     """Run the schedules in this process until it is interrupted, which pauses them. Nobody else may work them off."""
+    wanted = deployments(root, params)["deployments"]
     os.chdir(root)
-    os.environ.update(ENVIRONMENT | {SLOT: os.environ.get(SLOT, DEFAULT_SLOT)} | config.this_python())
+    os.environ.update(wanted[0]["work_pool"]["job_variables"]["env"] | config.this_python())
     from pipelines.retrain import retrain
 
-    one = pattern(root)["deployments"][0]
-    limit = ConcurrencyLimitConfig.model_validate(one["concurrency_limit"])
     served: list[Any] = [
         retrain.to_deployment(
-            name=dataset,
-            parameters={"dataset": dataset},
-            schedules=[found] if (found := schedule(params.retrain, dataset)) else [],
-            tags=[TAG, dataset],
-            concurrency_limit=limit,
+            name=one["name"],
+            parameters=one["parameters"],
+            schedules=[found] if (found := schedule(params.retrain, one["name"])) else [],
+            tags=one["tags"],
+            concurrency_limit=ConcurrencyLimitConfig.model_validate(one.get("concurrency_limit") or {"limit": 1}),
             description=one.get("description"),
         )
-        for dataset in params.datasets
+        for one in wanted
     ]
-    prefect.serve(*served, limit=len(served))
+    prefect.serve(*served, limit=params.retrain.slots)

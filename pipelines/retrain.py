@@ -33,7 +33,7 @@ logger = logging.getLogger("pipelines.retrain")  # whatever name Prefect loads t
 
 LATE = timedelta(minutes=15)  # after which a run counts as missed, where those are not caught up on
 ALIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.COMPLETED]
-PATIENCE: list[float] = [5, 30, 60, 300, 600]  # seconds between tries while MLflow is away or DVC is busy
+PAUSES: list[float] = [5, 30, 60, 300, 600]  # seconds between tries while MLflow is away or DVC is busy
 
 
 def worth_waiting(task: Any, run: TaskRun, state: State[Any]) -> bool:
@@ -43,8 +43,8 @@ def worth_waiting(task: Any, run: TaskRun, state: State[Any]) -> bool:
 patient = task(
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=len(PATIENCE),
-    retry_delay_seconds=PATIENCE,
+    retries=len(PAUSES),
+    retry_delay_seconds=PAUSES,
     retry_condition_fn=worth_waiting,
 )
 
@@ -66,37 +66,49 @@ def refresh(dataset: str, lock: int) -> None:
 def train(dataset: str, lock: int) -> dict[str, str]:
     """Train if DVC says that something changed; what that was. With a DVC remote, what another clone has trained from the
     same data, code and params comes from there."""
-    stage_name = f"train@{dataset}"
-    changes = workspace.changes(stage_name)
+    changes = workspace.changes(f"train@{dataset}")
     if changes:
         logger.info("%s: training, since %s", dataset, retraining.shown(changes))
-        shared = workspace.has_remote()
-        workspace.repro("--quiet", *(["--pull"] if shared else []), "--single-item", stage_name, fds=[lock])
-        if shared:
-            workspace.share(stage_name, config.root())
+        pulled = ["--pull"] if workspace.has_remote() else []
+        workspace.repro("--quiet", *pulled, "--single-item", f"train@{dataset}", fds=[lock])
     return changes
+
+
+@patient
+def share(dataset: str) -> None:
+    """Push what is trained, also what an earlier run could not push."""
+    workspace.share(f"train@{dataset}", config.root())
 
 
 @patient
 def conclude(dataset: str, before: retraining.Standing) -> retraining.Result:
     """See to it that MLflow has everything, also what it could not be told earlier, and record the outcome there."""
     flow_run_id = str(flow_run.get_id() or "")
-    registry.publish(config.root() / "runs" / dataset, tracking.lineage() | {"flow_run_id": flow_run_id})
-    return retraining.finish(dataset, before, {"flow_run": flow_run_id})
+    lineage = tracking.lineage() | {"flow_run_id": flow_run_id}
+    published = registry.publish(config.root() / "runs" / dataset, lineage)
+    return retraining.finish(dataset, before, {"flow_run": flow_run_id}, published.decision)
 
 
-@flow(name="retrain", flow_run_name="retrain-{dataset}")
+@patient
+def forget(dataset: str) -> None:
+    retraining.forget(dataset)
+
+
+@flow(
+    name="retrain",
+    flow_run_name="retrain-{dataset}",
+    on_completion=[signals.sign_off],
+    on_failure=[signals.sign_off],
+    on_cancellation=[signals.sign_off],
+)
 def retrain(dataset: str) -> State[Any]:
     """Bring the champion of a data set up to date. Ends with the outcome as the name of its state."""
     stage.hide_mistakes()
-    outcome, message = "failed", f"{dataset}: an error that should not happen, see the log."
     try:
         outcome, message = work(dataset)
     except MmlopError as error:
-        message = str(error)
-    finally:
-        signals.sign_off(outcome, message)
-    return Failed(message=message) if outcome == "failed" else Completed(name=outcome.capitalize(), message=message)
+        return Failed(message=str(error))
+    return Completed(name=outcome.capitalize(), message=message)
 
 
 def work(dataset: str) -> tuple[str, str]:
@@ -108,12 +120,27 @@ def work(dataset: str) -> tuple[str, str]:
         raise MmlopError(f"'{dataset}' is not among `datasets` in params.yaml any more: run `mmlop deploy` again.")
     with turns.alone(config.root() / ".mmlop" / f"retrain-{dataset}.lock", f"retraining of {dataset}") as lock:
         before = begin(dataset)
-        refresh(dataset, lock)
+        try:
+            refresh(dataset, lock)
+        except MmlopError:
+            forget(dataset)  # what is registered until the next try is not of this run
+            raise
         changes = train(dataset, lock)
+        if workspace.has_remote():
+            share(dataset)
         result = conclude(dataset, before)
-    told = retraining.markdown(dataset, result, changes)
-    create_markdown_artifact(told, f"retrain-{dataset.replace('_', '-')}", result.sentence)
+        show(dataset, result, changes)
+        forget(dataset)  # last: until here another run can go on
     return result.outcome, result.sentence
+
+
+def show(dataset: str, result: retraining.Result, changes: dict[str, str]) -> None:
+    """The outcome beside the flow run. It is in MLflow already, so a server that went away costs no more than this."""
+    told = retraining.markdown(dataset, result, changes)
+    try:
+        create_markdown_artifact(told, f"retrain-{dataset.replace('_', '-')}", result.sentence)
+    except Exception as error:
+        logger.warning("%s: Prefect could not keep the outcome (%s)", dataset, error)
 
 
 def not_now(settings: config.Retrain) -> str | None:
@@ -125,8 +152,8 @@ def not_now(settings: config.Retrain) -> str | None:
         return None
     if flow_run.run_count > settings.restarts + 1:
         raise MmlopError(
-            f"This run died {flow_run.run_count - 1} times, so it is not started again: look at the worker's log (out of "
-            f"memory?), then start a new one."
+            f"This run died {flow_run.run_count - 1} times, more than retrain.restarts allows: look at the worker's log "
+            f"(out of memory?), then start a new one."
         )
     due, now = flow_run.scheduled_start_time, datetime.now(UTC)
     if settings.catch_up == "none" and flow_run.run_count == 1 and now - due > LATE:

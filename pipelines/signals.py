@@ -1,4 +1,4 @@
-"""How a scheduled flow says that it has ended, whichever way, so that silence means death.
+"""How a scheduled flow says that it has ended by itself, so that silence means death.
 
 Prefect tells of state changes too, but in their order: where the event of an early state is missing, as with runs that were
 put on the schedule minutes before, all later ones of that run reach automations a quarter of an hour late.
@@ -6,8 +6,9 @@ put on the schedule minutes before, all later ones of that run reach automations
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect.events import emit_event
-from prefect.runtime import flow_run
 
 
 def event(flow: str, outcome: str) -> str:
@@ -15,21 +16,18 @@ def event(flow: str, outcome: str) -> str:
     return f"mmlop.{flow}.{outcome}"
 
 
-def sign_off(outcome: str, message: str = "") -> None:
-    """Say how the flow run around the call ended."""
-    flow = str(flow_run.get_flow_name())
+def sign_off(flow: Any, flow_run: Any, state: Any) -> None:
+    """A hook for flows that complete, fail or are cancelled, which are then at rest. Not for those that crash: a process
+    that is told to end, since its machine goes down, should start again like one that was killed."""
     emit_event(
-        event(flow, outcome),
-        resource={
-            "prefect.resource.id": f"prefect.flow-run.{flow_run.get_id()}",
-            "prefect.resource.name": str(flow_run.get_name()),
-        },
+        event(flow.name, state.name.lower()),
+        resource={"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.name": flow_run.name},
         related=[
             {
-                "prefect.resource.id": f"mmlop.flow.{flow}",
+                "prefect.resource.id": f"prefect.flow.{flow_run.flow_id}",
                 "prefect.resource.role": "flow",
-                "prefect.resource.name": flow,
+                "prefect.resource.name": flow.name,
             }
         ],
-        payload={"outcome": outcome, "message": message},
+        payload={"outcome": state.name.lower(), "message": state.message or ""},
     )

@@ -101,21 +101,20 @@ def show(dataset: str, run: results.Run) -> None:
         logger.warning("%s: Prefect could not keep the table of results (%s)", dataset, error)
 
 
-@flow(name="train", flow_run_name="train-{dataset}", validate_parameters=False)
+@flow(
+    name="train",
+    flow_run_name="train-{dataset}",
+    validate_parameters=False,
+    on_completion=[signals.sign_off],
+    on_failure=[signals.sign_off],
+)
 def train(dataset: str) -> None:
     """Train, measure and publish one data set by the configured protocols, backbone, method and seeds."""
-    try:
-        train_and_publish(dataset)
-    finally:
-        if turns.scheduled():
-            signals.sign_off("ended")
-
-
-def train_and_publish(dataset: str) -> None:
     root, params = config.root(), config.load()
     bench = load_bench(dataset, params)
     bench.checkpoints = root / ".mmlop" / "checkpoints" / dataset
-    bench.load()
+    with turns.slot():
+        bench.load()
     with system_metrics.sampled(root / "runs" / dataset, params.run.system_metrics):
         seeds = train_seeds(bench, protocols.trainings(params, bench.has_parts))
         run = results.write(root, bench, seeds)

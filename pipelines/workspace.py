@@ -22,11 +22,9 @@ class Busy(MmlopError):
     """Another DVC process works on the same files: worth another try."""
 
 
-def repro(*arguments: str, root: Path | None = None, fds: Sequence[int] = (), **environment: str) -> bool:
-    """`dvc repro`; whether a stage ran. Raises MmlopError with the sentence of what failed."""
-    said = run("repro", *arguments, root=root, fds=fds, environment=environment)
-    print(said, end="", flush=True)
-    return "Running stage" in said
+def repro(*arguments: str, root: Path | None = None, fds: Sequence[int] = ()) -> bool:
+    """`dvc repro`, shown line by line; whether a stage ran. Raises MmlopError with the sentence of what failed."""
+    return "Running stage" in run("repro", *arguments, root=root, fds=fds, show=True)
 
 
 def changes(stage: str, root: Path | None = None) -> dict[str, str]:
@@ -77,6 +75,7 @@ def share(stage: str, root: Path) -> None:
     Changes the current folder meanwhile. Raises MmlopError if the remote cannot be written to.
     """
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
@@ -89,6 +88,10 @@ def share(stage: str, root: Path) -> None:
                 if failed := repo.cloud.push(found).failed:
                     raise MmlopError(f"{len(failed)} files of {stage} could not be pushed to the DVC remote: push again.")
             repo.stage_cache.push(None)  # last, so that it never speaks of what is not there
+    except LockError as error:
+        raise Busy(
+            f"the results of {stage} could not be pushed, since another DVC command works here ({error})."
+        ) from error
     except (DvcException, OSError) as error:
         raise MmlopError(f"the results of {stage} could not be pushed to the DVC remote ({error}).") from error
 
@@ -103,14 +106,7 @@ def configure_as(original: Path, copy: Path) -> None:
         copied.update(settings)
 
 
-def run(
-    command: str,
-    *arguments: str,
-    root: Path | None = None,
-    check: bool = True,
-    fds: Sequence[int] = (),
-    environment: Mapping[str, str] | None = None,
-) -> str:
+def run(command: str, *arguments: str, root: Path | None = None, fds: Sequence[int] = (), show: bool = False) -> str:
     """A DVC command in the project ``root`` (None: the current one), which inherits the open files ``fds``; what it said.
 
     An exception here, the one of a cancelled flow for instance, ends the command and the stages it started.
@@ -120,22 +116,28 @@ def run(
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", command, *arguments],
         cwd=root or config.root(),
-        env={**os.environ, **config.this_python(), **(environment or {})},
+        env={**os.environ, **config.this_python()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # so that it can be ended together with the stages it started
         pass_fds=fds,
     )
+    assert process.stdout is not None
+    said: list[str] = []
     try:
-        said: str = process.communicate()[0]
+        for line in process.stdout:
+            said.append(line)
+            if show:
+                print(line, end="", flush=True)
+        process.wait()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
-    if check and process.returncode:
-        lines = [line for line in said.splitlines() if line.strip()]
+    if process.returncode:
+        lines = [line.strip() for line in said if line.strip()]
         error = next((line for line in lines if line.startswith("Error:")), " ".join(lines[-2:]))
-        kind = Busy if any(sign in said for sign in BUSY) else MmlopError
-        raise kind(f"dvc {' '.join((command, *arguments))} failed: {error}")
-    return said
+        busy = any(line.startswith("ERROR:") and sign in line for line in lines for sign in BUSY)
+        raise (Busy if busy else MmlopError)(f"dvc {' '.join((command, *arguments))} failed: {error}")
+    return "".join(said)

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -94,6 +95,30 @@ def test_a_promotion_that_was_cut_off_is_finished(project: Path, backbone: Path)
     assert registry.promote("toy", 2, RULE).outcome == "promoted"
     assert aliases() == {1: ("previous",), 2: ("champion",)}
     assert registry.versions("toy")[1].tags == tags
+
+
+def test_a_promotion_by_hand_that_was_cut_off_stays_one_by_hand(project: Path, backbone: Path) -> None:
+    two_versions(project, backbone, noise=5.0)
+    assert registry.promote("toy", 2, config.Champion(level=0.05, pictures=41)).outcome == "too_few"
+    with sqlite3.connect(project / "mlflow.db") as database:  # fails where a kill would cut off: at the decision, set last
+        for change in ("INSERT", "UPDATE"):
+            database.execute(
+                f"CREATE TRIGGER cut_off_{change} BEFORE {change} ON model_version_tags WHEN NEW.key = 'mmlop.decision' "
+                f"BEGIN SELECT RAISE(ABORT, 'cut off'); END"
+            )
+    with pytest.raises(TrackingUnavailable, match="cut off"):
+        registry.promote("toy", 2, RULE, force="seen by eye")
+    assert aliases() == {1: ("previous",), 2: ("champion",)}
+    assert "mmlop.decision" not in registry.versions("toy")[1].tags  # nor the one before
+    with sqlite3.connect(project / "mlflow.db") as database:
+        for change in ("INSERT", "UPDATE"):
+            database.execute(f"DROP TRIGGER cut_off_{change}")
+    finished = registry.promote("toy", 2, RULE)
+    assert (finished.outcome, finished.champion) == ("forced", 1)
+    tags = registry.versions("toy")[1].tags
+    assert (tags["mmlop.decision"], tags["mmlop.forced"]) == ("forced", "seen by eye")
+    assert tags["mmlop.reason"] == finished.reason == "Version 2 replaces version 1 as champion by hand: seen by eye"
+    assert aliases() == {1: ("previous",), 2: ("champion",)}
 
 
 def test_a_tie_keeps_the_champion(project: Path, backbone: Path) -> None:

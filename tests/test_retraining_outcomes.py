@@ -21,7 +21,9 @@ def tags(name: str = "mmlop-toy") -> dict[str, str]:
 def retrained(project: Path, backbone: Path, **run: float) -> retraining.Result:
     before = retraining.begin("toy")
     registry.publish(make_run(project, "toy", backbone, **run), {})
-    return retraining.finish("toy", before, {"flow_run": "abc"})
+    result = retraining.finish("toy", before, {"flow_run": "abc"})
+    retraining.forget("toy")
+    return result
 
 
 def test_the_first_adapter_is_promoted(project: Path, backbone: Path) -> None:
@@ -42,7 +44,7 @@ def test_the_same_adapter_again_is_unchanged(project: Path, backbone: Path) -> N
     retrained(project, backbone)
     result = retrained(project, backbone)
     assert (result.outcome, result.sentence) == ("unchanged", "toy: no new adapter, version 1 stays champion.")
-    assert "Trained" not in retraining.markdown("toy", result, {})
+    assert "trained again" not in retraining.markdown("toy", result, {})
     assert registry.versions("toy")[0].tags["mmlop.retrain_outcome"] == "promoted"  # the version's own
     assert tags()["mmlop.retrain_outcome"] == "unchanged"
 
@@ -76,6 +78,9 @@ def test_a_run_that_died_is_told_of_by_the_next(project: Path, backbone: Path) -
     before = retraining.begin("toy")
     assert before == Standing(None, None)
     assert retraining.finish("toy", before, {}).outcome == "promoted"
+    # And here, before anybody was told.
+    assert retraining.finish("toy", retraining.begin("toy"), {}).outcome == "promoted"
+    retraining.forget("toy")
     assert "mmlop.retrain_before" not in tags()
     assert retraining.begin("toy") == Standing(1, 1)
 
@@ -83,3 +88,19 @@ def test_a_run_that_died_is_told_of_by_the_next(project: Path, backbone: Path) -
 def test_many_changes_are_cut_short() -> None:
     shown = retraining.shown({f"mmlop/{number}.py": "modified" for number in range(9)})
     assert shown.endswith("mmlop/5.py modified and 3 more")
+
+
+def test_a_decision_made_later_counts_for_the_run_that_made_it(project: Path, backbone: Path) -> None:
+    relabel(project, "toy", make_run(project, "toy", backbone, seed=2) / "adapter", wrong=2)
+    retrained(project, backbone, seed=1, noise=5.0)
+    published = registry.publish(make_run(project, "toy", backbone, seed=2), {})
+    assert published.decision is not None
+    store.connect().set_registered_model_alias("mmlop-toy", "champion", "1")  # as where it could not be compared before
+    store.connect().delete_model_version_tag("mmlop-toy", "2", "mmlop.decision")
+    before = retraining.begin("toy")
+    assert before == Standing(1, 2)
+    again = registry.publish(project / "runs" / "toy", {})
+    result = retraining.finish("toy", before, {}, again.decision)
+    assert result.outcome == "promoted"
+    assert result.challenger is not None
+    assert result.challenger.version == 2

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed, Running
+from prefect.states import Completed, Running, Scheduled
 
 from mmlop import config, registry, store, tracking
 from mmlop.cli_status import duration, size
@@ -57,21 +57,23 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def deployed(client: SyncPrefectClient) -> None:
-    """A promoted run of `toy`, which has a schedule; `other` only by hand, running; a worker; and somebody else's flow."""
+    """A promoted run of `toy`, which has a schedule, and one that is due; `other` only by hand, running; a worker of a pool
+    that prefect.yaml names; and somebody else's flow."""
     flow, others = (client.create_flow_from_name(name) for name in ("retrain", "report"))
-    client.create_work_pool(WorkPoolCreate(name="mmlop", type="process"), overwrite=True)
+    client.create_work_pool(WorkPoolCreate(name="bench", type="process"), overwrite=True)
     cron = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 * * *", timezone="Europe/Berlin"), active=True)
     rare = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(days=1)), active=True)
     tags = ["mmlop", "toy"]
-    toy = client.create_deployment(flow, "toy", tags=tags, schedules=[cron], work_pool_name="mmlop")
+    toy = client.create_deployment(flow, "toy", tags=tags, schedules=[cron], work_pool_name="bench")
     other = client.create_deployment(flow, "other", tags=["mmlop", "other"], paused=True, schedules=[rare])
     client.create_deployment(others, "weekly", tags=["mmlop"])
     for deployment, state in ((toy, Completed(name="Promoted")), (other, Running())):
         run = client.create_flow_run_from_deployment(deployment)
         client.set_flow_run_state(run.id, Running(), force=True)
         client.set_flow_run_state(run.id, state, force=True)
+    client.create_flow_run_from_deployment(toy, state=Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=2)))
     heartbeat = {"name": "bench-3", "heartbeat_interval_seconds": 30}
-    client.request("POST", "/work_pools/mmlop/workers/heartbeat", json=heartbeat)
+    client.request("POST", "/work_pools/bench/workers/heartbeat", json=heartbeat)
 
 
 @pytest.fixture
@@ -129,6 +131,7 @@ def test_for_people(trained: Path, deployed: None, prefect_server: str) -> None:
     assert " days ago" in champion
     assert "0 3 * * * Europe/Berlin" in lines["toy"]
     assert re.search(r"Promoted \d+ (s|min) ago", lines["toy"])
+    assert "due 2 h ago" in lines["toy"]
     assert "every 1d (paused)" in lines["other"]
     assert lines["Workers:"] == "Workers: bench-3 online"
     assert "mlflow.db" in lines["Disk:"]
@@ -163,6 +166,28 @@ def test_servers_that_do_not_answer_are_sentences(trained: Path) -> None:
     assert "secret" not in done.stdout + done.stderr
     assert "DVC does not say what changed" in done.stdout  # this project is under no DVC
     assert "Disk: " in done.stdout
+
+
+@pytest.mark.parametrize("said", ["", "print('nothing')", "print('[]')"])
+def test_an_answer_of_dvc_that_is_none_is_a_sentence(trained: Path, said: str) -> None:
+    (trained / "dvc.py").write_text(said)  # hides DVC from those who start it here
+    done = status(trained)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "DVC does not say what changed in words known here: ask it with `dvc status`." in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_what_may_not_be_looked_at_counts_nothing(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept" / "closed").mkdir(parents=True)
+    (tmp_path / "kept" / "file").write_bytes(bytes(1000))
+    (tmp_path / "kept" / "closed").chmod(0)
+    assert f"{tmp_path / 'kept'} 1.0 kB" in status(trained, MMLOP_CACHE=str(tmp_path / "kept")).stdout
+
+
+def test_a_cache_that_cannot_be_there_is_left_out(trained: Path) -> None:
+    done = status(trained, MMLOP_CACHE=f"/{'a' * 300}")  # longer than a name may be
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "aaa" not in done.stdout
 
 
 def test_without_a_server_there_are_no_schedules(trained: Path, tmp_path: Path) -> None:
