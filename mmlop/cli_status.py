@@ -85,7 +85,7 @@ def _deployment_cells(one: Deployment) -> list[str]:
         one.dataset,
         f"{schedule} (paused)" if one.paused else schedule,
         last,
-        when(one.next_run),
+        f"due {moment}" if (moment := when(one.next_run)).endswith(" ago") else moment,
         "yes" if one.ready else "no: start `mmlop worker`",
     ]
 

@@ -19,7 +19,7 @@ from mmlop.errors import MmlopError, listing
 from mmlop.resolving import resolve
 from mmlop.store import TrackingUnavailable, answering, connect, insisting, mlflow
 from mmlop.tracking import Results, lineage, log_run, log_transfer
-from mmlop.versions import Version, model_name, names, version_of, versions_of
+from mmlop.versions import Version, ensure, model_name, names, version_of, versions_of
 
 if TYPE_CHECKING:
     from mmlop.champion import Decision
@@ -39,6 +39,7 @@ __all__ = [
 
 CHAMPION, PREVIOUS = "champion", "previous"
 OUTCOME = "mmlop.decision"  # tag of a version that was decided on
+FORCED = "mmlop.forced"  # tag of a version that a person decided on: the reason
 DECISION = "decision.json"  # how champion and challenger scored, with the challenger's run
 LINEAGE = ("mmlop.git_commit", "mmlop.git_dirty", "mmlop.dvc_experiment", "mmlop.flow_run_id")  # tags, run to version
 
@@ -101,6 +102,8 @@ def promote(
         # The tags of a champion go on saying how it became one, and what could not be compared may be later.
         tags = _decision_tags(decision, force) if decision.outcome not in ("unchanged", "not_compared") else {}
         outcome = tags.pop(OUTCOME, None)
+        if outcome is not None and OUTCOME in challenger.tags:  # of an earlier decision
+            client.delete_model_version_tag(name, challenger.version, OUTCOME)
         for key, value in tags.items():
             client.set_model_version_tag(name, challenger.version, key, value)
         if decision.promotes:
@@ -173,16 +176,9 @@ def publish_transfer(file: Path, lineage: Mapping[str, str]) -> Published:
 
 def _register(results: Results, run_id: str) -> tuple[Version, bool]:
     """The version of an adapter, and whether it is new."""
-    client, name = connect(), model_name(results.dataset)
-    exceptions = mlflow().exceptions
+    client = connect()
     with answering():
-        try:
-            client.create_registered_model(
-                name, description=f"Adapters of {results.dataset}; `champion` is the one in use."
-            )
-        except exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        name = ensure(client, results.dataset).name
         for version in versions_of(client, name):
             if version.identity == results.identity:
                 return version, False
@@ -230,7 +226,9 @@ def _decide(
     if old == new:
         if (reason := champion.tags.get("mmlop.reason")) and OUTCOME not in champion.tags:  # cut off in `promote`
             replaced = champion.tags.get("mmlop.compared_with")
-            return rule.Decision("promoted", reason, int(replaced)) if replaced else rule.Decision("first", reason)
+            if replaced is None:
+                return rule.Decision("first", reason)
+            return rule.Decision("forced" if FORCED in champion.tags else "promoted", reason, int(replaced))
         return rule.Decision("unchanged", f"Version {new} is the champion already.", old)
     if force is not None:
         return rule.Decision("forced", f"Version {new} replaces version {old} as champion by hand: {force.strip()}", old)
@@ -269,7 +267,7 @@ def _decision_tags(decision: Decision, force: str | None) -> dict[str, str]:
     if decision.champion is not None:
         tags["mmlop.compared_with"] = str(decision.champion)
     if force is not None:
-        tags["mmlop.forced"] = force.strip()
+        tags[FORCED] = force.strip()
     if decision.challenge is not None:
         found = decision.challenge.comparison
         tags["mmlop.p_value"] = f"{found.p_value:.6g}"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmlop.registry import CHAMPION, DECISION
-from mmlop.store import answering, connect, mlflow, tracking_uri
-from mmlop.versions import Version, model_name, versions_of
+from mmlop.store import answering, connect, tracking_uri
+from mmlop.versions import Version, ensure, model_name, versions_of
 
 if TYPE_CHECKING:
     from mmlop.champion import Decision
@@ -48,7 +48,7 @@ def begin(dataset: str) -> Standing:
     """Where the registry stands before a retraining, or stood before one that died."""
     client, name = connect(), model_name(dataset)
     with answering():
-        tags = _model(client, name).tags
+        tags = ensure(client, dataset).tags
         if BEFORE in tags:
             return Standing(**json.loads(tags[BEFORE]))
         standing = _standing(versions_of(client, name))
@@ -114,17 +114,6 @@ def _classes(client: Any, challenger: Version) -> list[dict[str, Any]]:
 def _standing(versions: list[Version]) -> Standing:
     champion = next((one.version for one in versions if CHAMPION in one.aliases), None)
     return Standing(champion, versions[-1].version if versions else None)
-
-
-def _model(client: Any, name: str) -> Any:
-    """The registered model, made if there is none yet."""
-    exceptions = mlflow().exceptions
-    try:
-        client.create_registered_model(name)
-    except exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    return client.get_registered_model(name)
 
 
 def link(version: Version) -> str:

@@ -22,7 +22,7 @@ from mmlop.errors import MmlopError
 
 T = TypeVar("T")
 
-POOL, FLOW, TAG = "mmlop", "retrain", "mmlop"  # as `mmlop deploy` names them
+FLOW, TAG = "retrain", "mmlop"  # as `mmlop deploy` names them
 PATIENCE = 5.0  # seconds until a server that does not answer counts as down
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))  # of intervals, as params.yaml writes them
 KEPT = ("data", "runs", "transfer", ".dvc/cache", ".mmlop", "mlflow.db", "mlartifacts")
@@ -43,7 +43,7 @@ class Deployment:
     state: str | None = None  # of the last run; None: there was none yet
     state_at: datetime | None = None
     seconds: float | None = None
-    next_run: datetime | None = None
+    next_run: datetime | None = None  # in the past: it is due and waits
 
 
 @dataclass(frozen=True)
@@ -139,33 +139,40 @@ def _prefect(url: str | None) -> tuple[Part[Deployment], Part[Worker]]:
 
     try:
         with get_client(sync_client=True, httpx_settings={"timeout": PATIENCE}) as client:
-            return Part(tuple(_deployments(client))), Part(tuple(_workers(client)))
+            found = _found(client)
+            pools = sorted({one.work_pool_name for one in found if one.work_pool_name})
+            return Part(tuple(_deployment(client, one) for one in found)), Part(tuple(_workers(client, pools)))
     except (httpx.HTTPError, httpx.InvalidURL, PrefectException, RuntimeError, ValueError) as error:
         lines = str(error).strip().splitlines()
         why = lines[0].rstrip(".") if lines else type(error).__name__
         return Part(problem=f"Prefect at {store.shown(url)} does not answer as it should ({why})."), Part()
 
 
-def _deployments(client: Any) -> Iterator[Deployment]:
+def _found(client: Any) -> list[Any]:
+    """The deployments of retraining, as Prefect describes them."""
     from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
 
     found = client.read_deployments(
         flow_filter=FlowFilter.model_validate({"name": {"any_": [FLOW]}}),
         deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}),
     )
-    for one in sorted(found, key=lambda one: str(one.name)):
-        coming = _run_of(client, one.id, {"any_": ["SCHEDULED"]}, "EXPECTED_START_TIME_ASC")
-        last = _run_of(client, one.id, {"not_any_": ["SCHEDULED"]}, "EXPECTED_START_TIME_DESC")
-        yield Deployment(
-            dataset=str(one.name),
-            schedule=", ".join(_schedule(one.schedule) for one in one.schedules) or None,
-            paused=bool(one.paused or (one.schedules and not any(schedule.active for schedule in one.schedules))),
-            ready=one.status == "READY",
-            state=last and last.state_name,
-            state_at=last and last.state.timestamp,
-            seconds=last and last.total_run_time.total_seconds(),
-            next_run=coming and coming.expected_start_time,
-        )
+    return sorted(found, key=lambda one: str(one.name))
+
+
+def _deployment(client: Any, one: Any) -> Deployment:
+    # Of a run that is started again, the time to come: when it was first expected is long ago.
+    coming = _run_of(client, one.id, {"any_": ["SCHEDULED"]}, "NEXT_SCHEDULED_START_TIME_ASC")
+    last = _run_of(client, one.id, {"not_any_": ["SCHEDULED"]}, "EXPECTED_START_TIME_DESC")
+    return Deployment(
+        dataset=str(one.name),
+        schedule=", ".join(_schedule(one.schedule) for one in one.schedules) or None,
+        paused=bool(one.paused or (one.schedules and not any(schedule.active for schedule in one.schedules))),
+        ready=one.status == "READY",
+        state=last and last.state_name,
+        state_at=last and last.state.timestamp,
+        seconds=last and last.total_run_time.total_seconds(),
+        next_run=coming and coming.next_scheduled_start_time,
+    )
 
 
 def _run_of(client: Any, deployment: Any, states: dict[str, list[str]], order: str) -> Any:
@@ -186,15 +193,11 @@ def _schedule(schedule: Any) -> str:
     return str(getattr(schedule, "rrule", schedule))
 
 
-def _workers(client: Any) -> Iterator[Worker]:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        found = client.read_workers_for_work_pool(POOL)
-    except ObjectNotFound:  # before the first `mmlop deploy`, or with --serve, which needs none
-        return
-    for worker in sorted(found, key=lambda worker: str(worker.name)):
-        yield Worker(worker.name, worker.status == "ONLINE", worker.last_heartbeat_time)
+def _workers(client: Any, pools: list[str]) -> Iterator[Worker]:
+    """Of the pools that runs are taken from: one as a rule, none with `mmlop deploy --serve`."""
+    for pool in pools:
+        for worker in sorted(client.read_workers_for_work_pool(pool), key=lambda worker: str(worker.name)):
+            yield Worker(worker.name, worker.status == "ONLINE", worker.last_heartbeat_time)
 
 
 def _champions() -> Iterator[Champion]:
@@ -229,7 +232,10 @@ def _datasets(root: Path, names: tuple[str, ...]) -> Iterator[Dataset]:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise MmlopError(f"DVC does not say what changed: {lines[0] if lines else 'no reason given'}")
-    changed = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        changed = dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):
+        raise MmlopError("DVC does not say what changed in words known here: ask it with `dvc status`.") from None
     for name in names:
         if not (root / "runs" / name / "run.json").is_file():
             yield Dataset(name, "not trained")
@@ -240,23 +246,20 @@ def _datasets(root: Path, names: tuple[str, ...]) -> Iterator[Dataset]:
 
 def _disk(root: Path) -> Iterator[Folder]:
     for name in KEPT:
-        if (root / name).exists():
+        if os.path.exists(root / name):
             yield Folder(name, _size(root / name))
-    if (kept := config.cache()).exists():
+    if os.path.exists(kept := config.cache()):  # unlike Path.exists, False where it may not be looked at
         yield Folder(str(kept), _size(kept))
 
 
 def _size(path: Path) -> int:
-    """Of a file or of everything in a folder, in bytes; what vanishes meanwhile counts nothing."""
+    """Of a file or of everything in a folder, in bytes; what vanishes meanwhile or may not be looked at counts nothing."""
+    inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return sum(map(_bytes, inside if os.path.isdir(path) else [os.path.realpath(path)]))
+
+
+def _bytes(file: str) -> int:
     try:
-        if not path.is_dir():
-            return path.stat().st_size
-        with os.scandir(path) as entries:
-            return sum(
-                _size(Path(entry.path))
-                if entry.is_dir(follow_symlinks=False)
-                else entry.stat(follow_symlinks=False).st_size
-                for entry in entries
-            )
-    except FileNotFoundError:
+        return os.lstat(file).st_size
+    except OSError:
         return 0

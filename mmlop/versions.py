@@ -1,4 +1,4 @@
-"""Reading the registry: which adapters are registered under which names, versions and aliases."""
+"""Registered models: which adapters are registered under which names, versions and aliases."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ class Version:
 
 def model_name(dataset: str) -> str:
     return f"mmlop-{dataset}"
+
+
+def ensure(client: Any, dataset: str) -> Any:
+    """The registered model of a data set, made if there is none yet."""
+    name = model_name(dataset)
+    try:
+        client.create_registered_model(name, description=f"Adapters of {dataset}; `champion` is the one in use.")
+    except mlflow().exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.get_registered_model(name)
 
 
 def names(client: Any) -> list[str]:

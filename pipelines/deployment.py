@@ -156,16 +156,29 @@ def _ensure_pool(name: str) -> None:
             client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
 
 
-def _remove_others(params: Params) -> list[str]:
-    with get_client(sync_client=True) as client:
-        found = client.read_deployments(
+def _deployed(client: Any) -> list[Any]:
+    return list(
+        client.read_deployments(
             flow_filter=FlowFilter.model_validate({"name": {"any_": [FLOW]}}),
             deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}),
         )
-        others = [one for one in found if one.name not in params.datasets]
+    )
+
+
+def _remove_others(params: Params) -> list[str]:
+    with get_client(sync_client=True) as client:
+        others = [one for one in _deployed(client) if one.name not in params.datasets]
         for one in others:
             client.delete_deployment(one.id)
     return [one.name for one in others]
+
+
+def _remove_those_of_pools() -> None:
+    """A deployment that was made for a work pool does not learn where the code is when it is served instead."""
+    with get_client(sync_client=True) as client:
+        for one in _deployed(client):
+            if one.work_pool_name is not None:
+                client.delete_deployment(one.id)
 
 
 def _as_yaml(schedule: Schedule | None) -> list[dict[str, Any]]:
@@ -212,4 +225,5 @@ def serve(root: Path, params: Params) -> None:
         )
         for one in wanted
     ]
+    _remove_those_of_pools()
     prefect.serve(*served, limit=params.retrain.slots)

@@ -17,6 +17,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,12 @@ def train(order: Order) -> str:
     ) as child:
         assert child.stdin is not None
         assert child.stderr is not None
-        child.stdin.write(json.dumps(asdict(order)) + "\n")
-        child.stdin.flush()  # and left open: the child ends when it is closed, by whatever closes it
+        with suppress(BrokenPipeError):  # it ended before: what it said and its exit code tell why
+            child.stdin.write(json.dumps(asdict(order)) + "\n")
+            child.stdin.flush()  # and left open: the child ends when it is closed, by whatever closes it
         said = child.stderr.read()
+        with suppress(BrokenPipeError):  # once more, of what is left to write
+            child.stdin.close()
     print(said, end="", file=sys.stderr, flush=True)
     if child.returncode:
         lines = said.strip().splitlines() or [f"it ended with exit code {child.returncode}"]

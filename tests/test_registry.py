@@ -100,7 +100,8 @@ def test_a_promotion_that_was_cut_off_is_finished(project: Path, backbone: Path)
 def test_a_promotion_by_hand_that_was_cut_off_stays_one_by_hand(project: Path, backbone: Path) -> None:
     two_versions(project, backbone, noise=5.0)
     assert registry.promote("toy", 2, config.Champion(level=0.05, pictures=41)).outcome == "too_few"
-    with sqlite3.connect(project / "mlflow.db") as database:  # fails where a kill would cut off: at the decision, set last
+    # Fails where a kill would cut off: at the decision, which is set last.
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
         for change in ("INSERT", "UPDATE"):
             database.execute(
                 f"CREATE TRIGGER cut_off_{change} BEFORE {change} ON model_version_tags WHEN NEW.key = 'mmlop.decision' "
@@ -110,7 +111,7 @@ def test_a_promotion_by_hand_that_was_cut_off_stays_one_by_hand(project: Path, b
         registry.promote("toy", 2, RULE, force="seen by eye")
     assert aliases() == {1: ("previous",), 2: ("champion",)}
     assert "mmlop.decision" not in registry.versions("toy")[1].tags  # nor the one before
-    with sqlite3.connect(project / "mlflow.db") as database:
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
         for change in ("INSERT", "UPDATE"):
             database.execute(f"DROP TRIGGER cut_off_{change}")
     finished = registry.promote("toy", 2, RULE)

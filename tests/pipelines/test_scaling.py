@@ -321,6 +321,14 @@ def test_a_worker_outside_a_clone_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert f"{tmp_path} is no clone of the project" in elsewhere.trouble("http://127.0.0.1:9", "http://127.0.0.1:9/api")
 
 
+def test_a_training_that_ends_before_it_reads_its_order_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMLOP_PROJECT", str(tmp_path))
+    (tmp_path / "mmlop.py").write_text("raise SystemExit('no room left')")  # something of its own in the way
+    order = elsewhere.Order("toy", "", "#" * 1_000_000, "", "http://127.0.0.1:9", "")  # more than a pipe holds
+    with pytest.raises(MmlopError, match=f"toy could not be trained by .*:{tmp_path}: no room left"):
+        elsewhere.train(order)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["threads", "processes"])
 def test_data_sets_are_trained_side_by_side(runner: str, tmp_path: Path, prefect_server: str) -> None:
