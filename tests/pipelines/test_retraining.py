@@ -284,7 +284,7 @@ def test_a_killed_machine_costs_no_run_and_makes_no_second_version(project: Proj
     project.mmlop("deploy", MMLOP_NOTIFY_URL=webhook)
     forget_waiting()
     wait_for(lambda: not at_work(), 60, worker.log)
-    project.edit(train__epochs=150)
+    project.edit(train__epochs=60)
     Told.texts.clear()
     before = versions(project)
     run = ask()

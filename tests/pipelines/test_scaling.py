@@ -330,10 +330,9 @@ def test_a_training_that_ends_before_it_reads_its_order_says_why(tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["threads", "processes"])
-def test_data_sets_are_trained_side_by_side(runner: str, tmp_path: Path, prefect_server: str) -> None:
+def test_data_sets_are_trained_side_by_side_by_processes(tmp_path: Path, prefect_server: str) -> None:
     project = Project(tmp_path)
-    project.edit(**SMALL, run__runner=runner, run__concurrency=2)
+    project.edit(**SMALL, run__runner="processes", run__concurrency=2)
     project.commit()
     project.run("python", "-m", "pipelines.benchmark")
     assert set(json.loads((project.folder / "reports/summary.json").read_text())["datasets"]) == set(DATASETS)
