@@ -17,7 +17,7 @@ demo: setup
 	python -m pipelines.server dvc repro
 	mmlop report
 	mmlop predict models:/mmlop-mini_digits@champion data/mini_digits/test/digit_seven/000.png --top 3
-	@echo "Done. Next: source .venv/bin/activate; mmlop registry list; mlflow ui --backend-store-uri sqlite:///mlflow.db"
+	@echo "Done. Next: source .venv/bin/activate; mmlop registry list; DO_NOT_TRACK=true mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: setup lint
 	pytest -q
