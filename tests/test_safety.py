@@ -117,7 +117,8 @@ def test_the_pipeline_and_its_servers_call_nobody(talk: Talk, tmp_path: Path) ->
         talk.run("python", "-m", "mmlop.cli", *command, cwd=project.folder / "data", code=project.folder)
     assert talk.outside() == set()
 
-    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    uri = f"sqlite:///{project.folder / 'mlflow.db'}"
+    client = MlflowClient(uri, registry_uri=uri)
     version = client.get_model_version_by_alias("mmlop-mini_digits", "champion")
     assert "system/cpu_utilization_percentage" in client.get_run(version.run_id).data.metrics
 

@@ -76,7 +76,8 @@ def test_adapters_of_a_source_are_as_deep_as_transfer_wants(moved: Project) -> N
 def test_transfer_is_in_mlflow_once(moved: Project) -> None:
     from mlflow import MlflowClient
 
-    store = MlflowClient(f"sqlite:///{moved.folder / 'mlflow.db'}")
+    uri = f"sqlite:///{moved.folder / 'mlflow.db'}"
+    store = MlflowClient(uri, registry_uri=uri)
     experiment = store.get_experiment_by_name(f"mmlop-{SOURCE}-transfer")
     runs = store.search_runs([experiment.experiment_id])
     assert {run.data.tags["mmlop.dataset"] for run in runs} == set(TARGETS)

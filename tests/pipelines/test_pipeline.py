@@ -17,7 +17,8 @@ pytest_plugins = ["clone_fixtures"]
 def client(project: Project) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    uri = f"sqlite:///{project.folder / 'mlflow.db'}"
+    return MlflowClient(uri, registry_uri=uri)  # given, since a test before may have left another one behind
 
 
 def test_reports_follow_the_contract(repro: Project) -> None:

@@ -102,7 +102,9 @@ class Cluster:
     def versions(self, dataset: str) -> list[Any]:
         from mlflow import MlflowClient
 
-        return list(MlflowClient(self.mlflow.url).search_model_versions(f"name='mmlop-{dataset}'"))
+        return list(
+            MlflowClient(self.mlflow.url, registry_uri=self.mlflow.url).search_model_versions(f"name='mmlop-{dataset}'")
+        )
 
 
 @pytest.fixture(scope="module")
