@@ -361,6 +361,7 @@ def test_a_mistake_is_one_sentence_and_a_failed_run(project: Project) -> None:
 
 
 def test_a_training_without_its_slot_is_refused(project: Project) -> None:
+    project.run("dvc", "repro", "split")
     said = project.run("python", "-m", "pipelines.train", CLOTH, check=False, MMLOP_SLOT="no-such-limit")
     assert said.returncode == 1
     assert "Prefect gave no slot of the concurrency limit 'no-such-limit'" in said.stdout
@@ -375,7 +376,7 @@ def test_one_machine_serves_its_schedules_itself(project: Project, tmp_path: Pat
         serving = subprocess.Popen(
             [sys.executable, "-m", "mmlop.cli", "deploy", "--serve"],
             cwd=project.folder,
-            env=project.environment(),
+            env=project.environment() | {"PREFECT_API_URL": API[0]},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
