@@ -36,16 +36,17 @@ class Standing:
 
 @dataclass(frozen=True)
 class Result:
+    """What a retraining came to."""
+
     outcome: Outcome
     sentence: str
-    before: Standing
-    champion: Version | None
+    champion: Version | None  # that the challenger met: the one it replaced, or the one that stays
     challenger: Version | None  # None: no adapter was registered
     classes: list[dict[str, Any]]  # name, pictures, and champion's and challenger's accuracy in percent
 
 
 def begin(dataset: str) -> Standing:
-    """Where the registry stands before a retraining, or stood before one that died."""
+    """Where the registry stands before a retraining, or stood before one that died. Raises TrackingUnavailable."""
     client, name = connect(), model_name(dataset)
     with answering():
         tags = ensure(client, dataset).tags
@@ -58,7 +59,10 @@ def begin(dataset: str) -> Standing:
 
 def finish(dataset: str, before: Standing, record: Mapping[str, str], decision: Decision | None = None) -> Result:
     """What became of the champion since ``before``, by what the registry says and by the ``decision`` that was made just
-    now. It is recorded, with ``record``, as tags ``mmlop.retrain_<key>`` of the registered model and of the new version."""
+    now. It is recorded, with ``record``, as tags ``mmlop.retrain_<key>`` of the registered model and of the new version.
+
+    Raises TrackingUnavailable; recording again changes nothing.
+    """
     client, name = connect(), model_name(dataset)
     with answering():
         result = _result(client, dataset, before, versions_of(client, name), decision)
@@ -87,9 +91,9 @@ def _result(client: Any, dataset: str, before: Standing, versions: list[Version]
     champion = of.get(now.champion or 0)
     if now.newest == before.newest and not (decision and decision.promotes):
         if decision and decision.outcome in ("too_few", "not_compared"):  # a person is asked, again
-            return Result("unchanged", f"{dataset}: {decision.reason}", before, champion, None, [])
+            return Result("unchanged", f"{dataset}: {decision.reason}", champion, None, [])
         kept = f"version {champion.version} stays champion" if champion else "there is no champion"
-        return Result("unchanged", f"{dataset}: no new adapter, {kept}.", before, champion, None, [])
+        return Result("unchanged", f"{dataset}: no new adapter, {kept}.", champion, None, [])
     promoted = (decision is not None and decision.promotes) or now.champion == now.newest
     challenger = champion if promoted and champion else versions[-1]
     if decision is not None and decision.outcome != "unchanged":
@@ -98,7 +102,7 @@ def _result(client: Any, dataset: str, before: Standing, versions: list[Version]
         reason = challenger.tags.get("mmlop.reason", f"Version {challenger.version} is registered and not decided on.")
     outcome: Outcome = "promoted" if promoted else "kept"
     old = of.get(before.champion or 0) if promoted else champion
-    return Result(outcome, f"{dataset}: {reason}", before, old, challenger, _classes(client, challenger))
+    return Result(outcome, f"{dataset}: {reason}", old, challenger, _classes(client, challenger))
 
 
 def _classes(client: Any, challenger: Version) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ brought up to date, and deployments of data sets that are gone are removed.
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -35,8 +34,6 @@ from mmlop.errors import MmlopError
 from mmlop.store import shown
 from pipelines import automations
 from pipelines.turns import DEFAULT_SLOT, SLOT
-
-logger = logging.getLogger(__name__)
 
 FLOW, TAG = automations.RETRAIN, "mmlop"
 ENVIRONMENT = {
@@ -198,13 +195,12 @@ def _when(settings: config.Retrain, dataset: str) -> str:
     return f"every {text}" if config.interval(text) else f"at {text} ({settings.timezone})"
 
 
-def _prefect(*arguments: str, cwd: Path) -> str:
+def _prefect(*arguments: str, cwd: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
         raise MmlopError(f"`prefect {' '.join(arguments)}` failed: {' '.join(done.stdout.split()[-60:])}")
-    return done.stdout
 
 
 def serve(root: Path, params: Params) -> None:

@@ -13,13 +13,7 @@ from typing import Any
 from prefect import flow, get_client, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
@@ -165,17 +159,13 @@ def not_now(settings: config.Retrain) -> str | None:
 
 def _newer(deployed: Any, due: datetime, now: datetime) -> bool:
     """Whether a run that was due later is waiting, at work or done: those that wait are not taken up in order."""
-    waiting = {"after_": due + timedelta(seconds=1), "before_": now}
+    wanted = {
+        "deployment_id": {"any_": [deployed]},
+        "state": {"type": {"any_": ALIVE}},
+        "expected_start_time": {"after_": due + timedelta(seconds=1), "before_": now},
+    }
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                deployment_id=FlowRunFilterDeploymentId(any_=[deployed]),
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ALIVE)),
-                expected_start_time=FlowRunFilterExpectedStartTime.model_validate(waiting),
-            ),
-            limit=1,
-        )
-    return bool(found)
+        return bool(client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=1))
 
 
 def main(dataset: str) -> None:

@@ -285,6 +285,7 @@ def test_of_missed_runs_the_newest_makes_up_for_all(project: Project, worker: Wo
     with asking() as client:
         assert not client.read_deployment_by_name(f"retrain/{CLOTH}").schedules
     forget_waiting()
+    wait_for(lambda: not at_work(), 90, worker.log)
     wait_for(lambda: not any(run.expected_start_time > datetime.now(UTC) - timedelta(seconds=15) for run in runs()), 60)
     now = datetime.now(UTC)
     missed = [ask(Scheduled(scheduled_time=now - timedelta(seconds=late))) for late in (12, 8, 4)]
