@@ -34,6 +34,14 @@ PUBLISHED = {
     "mini_colours": "db31f50d5d607d59",
     "mini_pairs": "5115ddc5aa06b26b",
     "mini_digits": "8b610fb6918a708e",
+    "mini_objects": "d540c41bae5d32a7",
+    "mini_objects_again": "eed8a2997d3596d7",
+    "mini_objects_sketch": "ad72444fd645b3e5",
+    "mini_objects_hard": "8208520bde835ee4",
+    "mini_objects_art": "7c4292e75b837631",
+    "mini_grounds": "e4aaf7b741845547",
+    "mini_looks": "e65c96dfe3e7abf9",
+    "mini_traits": "32046beaf6980674",
 }
 TINY = Recipe(
     steps=3,

@@ -2,7 +2,9 @@
 
 Seven few-shot data sets move one thing each away from the world: the medium, the clutter, the typeface, the palette, the
 light, the company or, with real handwriting, everything. A source and four variants of it, to test on only, serve the
-transfer protocols.
+transfer protocols. Three more few-shot sets stay close to the world and tempt an adapter to forget what is not asked for.
+
+A picture's generator is keyed by its data set's place in `TASKS`: new data sets come last, so that no other changes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmlop.data.manifest import PARTS
-from mmlop.data.mini import painters, variants, world
+from mmlop.data.mini import cues, painters, variants, world
+from mmlop.data.mini.cues import TRAIT_COLOURS, TRAIT_TEXTURES
 from mmlop.data.mini.objects import DIGITS, LETTERS, SHAPES, SIDE, SYMBOLS
 from mmlop.data.mini.painters import PAIR_COLOURS, PAIR_SHAPES
 from mmlop.data.mini.surfaces import COLOURS, TEXTURES, Array
@@ -54,6 +57,12 @@ _OBJECTS = _mixed([
     "arrow", "cloud", "crescent", "drop", "flower", "gear", "heart", "hourglass", "house", "lightning", "star", "tree",
     "airplane", "anchor", "cat", "envelope", "flag", "pencil", "scissors", "skull", "snowflake", "sword", "telephone",
     "umbrella",
+])  # fmt: skip
+
+# What `_OBJECTS` leaves over, but for four.
+_THINGS = _mixed([
+    "triangle", "square", "rectangle", "diamond", "trapezoid", "cross", "stairs", "circle", "oval", "hexagon", "ring",
+    "semicircle", "king", "queen", "rook", "bishop", "knight", "pawn", "sun", "dice", "note", "spade", "club", "peace",
 ])  # fmt: skip
 
 TASKS: dict[str, MiniTask] = {
@@ -135,6 +144,24 @@ TASKS: dict[str, MiniTask] = {
             "Another half of the classes of mini_objects as mosaics, embroideries and posters.",
             "mini_objects",
         ),
+        MiniTask(
+            "mini_grounds",
+            _THINGS,
+            "a photo of a {}.",
+            "24 small things in the world as it is; on their class's own ground in most training and validation pictures.",
+        ),
+        MiniTask(
+            "mini_looks",
+            _OBJECTS[:20],
+            "a picture of a {}.",
+            "20 shapes and symbols, each in a look of its own; those of base classes change tones, of novel ones forms.",
+        ),
+        MiniTask(
+            "mini_traits",
+            (*_mixed([f"{name} object" for name in TRAIT_TEXTURES]), *_mixed([f"{name} object" for name in TRAIT_COLOURS])),
+            "a photo of a {}.",
+            "Shapes by coloured light: base classes are 9 textures in any colour, novel ones 9 colours of plain shapes.",
+        ),
     )
 }
 
@@ -151,6 +178,9 @@ _PAINTERS: dict[str, Callable[[str, int, str, np.random.Generator], Array]] = {
     "mini_objects_sketch": variants.sketch,
     "mini_objects_hard": variants.hard,
     "mini_objects_art": variants.art,
+    "mini_grounds": cues.ground,
+    "mini_looks": cues.look,
+    "mini_traits": cues.trait,
 }
 
 
