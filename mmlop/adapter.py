@@ -10,32 +10,25 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from mmlop.backbone import Backbone
 from mmlop.errors import MmlopError
 from mmlop.files import dump_json, replacing
+from mmlop.lora import LoraShape
+from mmlop.probe import ProbeShape
 from mmlop.prompts import Factors, PromptShape
+from mmlop.shapes import Shape
+from mmlop.tip import CacheShape
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PromptsRecord(Section):
-    """The fields of PromptShape."""
-
-    depth: int
-    tokens: int
-    rank: int
-    vision_width: int
-    text_width: int
-    shared: bool
 
 
 class BackboneRecord(Section):
@@ -65,9 +58,9 @@ class Origin(Section):
 class AdapterInfo(Section):
     """adapter.json"""
 
-    format: Literal[1] = 1
-    method: str = "mmlop"
-    prompts: PromptsRecord
+    format: Literal[2] = 2
+    method: str
+    shape: Annotated[Shape, Field(discriminator="kind")]
     drift_correction: bool
     backbone: BackboneRecord
     classes: tuple[str, ...]
@@ -76,6 +69,19 @@ class AdapterInfo(Section):
     anchor_templates: tuple[str, ...]
     origin: Origin
     metrics: dict[str, float]  # percent
+    # Scores are divided by it to become probabilities; fitted on validation pictures, 1 where there are none.
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_format_1(cls, values: Any) -> Any:
+        """Format 1 knew MMLoP's prompts alone."""
+        if not isinstance(values, dict) or values.get("format") != 1 or not isinstance(values.get("prompts"), dict):
+            return values
+        shape = dict(values["prompts"])
+        form = "shared" if shape.pop("shared", None) else "low_rank"
+        others = {key: value for key, value in values.items() if key != "prompts"}
+        return others | {"format": 2, "shape": shape | {"kind": "prompts", "form": form, "encoders": "both"}}
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,8 @@ class Adapter:
     info: AdapterInfo
 
     @property
-    def shape(self) -> PromptShape:
-        return PromptShape(**self.info.prompts.model_dump())
+    def shape(self) -> Shape:
+        return self.info.shape
 
     def save(self, folder: Path) -> None:
         """Write the folder, replacing one that is there. Raises NoRoom on a full disk."""
@@ -110,7 +116,7 @@ class Adapter:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise MmlopError(f"{info_file} is not an adapter description of format 1: {where}: {first['msg']}.") from error
+            raise MmlopError(f"{info_file} is not an adapter description of format 2: {where}: {first['msg']}.") from error
         try:
             factors = load_file(factors_file)
         except (SafetensorError, OSError) as error:
@@ -158,13 +164,13 @@ def card(adapter: Adapter) -> str:
     """The README of an adapter folder, in Markdown."""
     info, origin = adapter.info, adapter.info.origin
     metrics = "\n".join(f"| {name} | {value:.2f} |" for name, value in sorted(info.metrics.items()))
-    shape = adapter.shape
+    note = "Scores depend on the set of candidate classes, since prompting's common drift over that set is taken out."
     return f"""# {info.method} adapter for {origin.dataset}
 
 {len(info.classes)} classes, {origin.shots} pictures per class, seed {origin.seed}.
 
-It belongs in front of the frozen CLIP {info.backbone.name} ({info.backbone.weights}) and has {shape.trainable:,} trained
-numbers: {shape.tokens} prompt tokens in the first {shape.depth} blocks of both encoders, rank {shape.rank}.
+It belongs to the frozen CLIP {info.backbone.name} ({info.backbone.weights}) and has {adapter.shape.trainable:,} trained
+numbers: {_described(adapter.shape)}.
 
 ```python
 import mmlop
@@ -177,16 +183,29 @@ classifier.predict(["picture.jpg"])
 |---|---|
 {metrics}
 
-Scores depend on the set of candidate classes, since prompting's common drift over that set is taken out.
-
-Classes: {", ".join(info.classes)}
+{note + chr(10) + chr(10) if info.drift_correction else ""}Classes: {", ".join(info.classes)}
 """
 
 
-def _check_factors(factors: Factors, shape: PromptShape, file: Path) -> None:
+def _described(shape: Shape) -> str:
+    if isinstance(shape, PromptShape):
+        where = "both encoders" if shape.encoders == "both" else f"the {shape.encoders} encoder"
+        rank = f", rank {shape.rank}" if shape.rank else ""
+        return f"{shape.tokens} prompt tokens in the first {shape.depth} blocks of {where}{rank}"
+    if isinstance(shape, LoraShape):
+        return f"changes of rank {shape.rank} in the attention of every block of both encoders"
+    if isinstance(shape, ProbeShape):
+        return f"a linear classifier of {shape.classes} classes on frozen features"
+    if isinstance(shape, CacheShape):
+        return f"a cache of {shape.pictures} pictures beside the frozen classifier"
+    return "nothing was learned"
+
+
+def _check_factors(factors: Factors, shape: Shape, file: Path) -> None:
     wanted = shape.factors
     if set(factors) != set(wanted):
-        raise MmlopError(f"{file} holds {', '.join(sorted(factors))}, but {', '.join(sorted(wanted))} was expected.")
+        held, expected = (", ".join(sorted(names)) or "nothing" for names in (factors, wanted))
+        raise MmlopError(f"{file} holds {held}, but {expected} was expected.")
     for name, size in wanted.items():
         found = factors[name]
         if tuple(found.shape) != size or found.dtype != torch.float32:

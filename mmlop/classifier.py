@@ -1,4 +1,4 @@
-"""A classifier: an adapter in front of its backbone, from pictures to labels."""
+"""A classifier: an adapter with its backbone, from pictures to labels. The same for every method."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from mmlop import backbone as backbones
+from mmlop import probe, tip
 from mmlop.adapter import Adapter
 from mmlop.backbone import Backbone
 from mmlop.data import pictures as pics
-from mmlop.errors import MmlopError
-from mmlop.features import frozen_text, image_features, prompted_text, prompted_tokens
-from mmlop.prompts import compose
+from mmlop.errors import MmlopError, listing
+from mmlop.features import CHUNK, frozen_text
+from mmlop.shapes import texts_of, tuned
 
 PictureLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -29,7 +30,7 @@ class Prediction:
     """Labels with their probabilities, most probable first."""
 
     labels: tuple[str, ...]
-    scores: tuple[float, ...]  # softmax over the candidate classes
+    scores: tuple[float, ...]  # probabilities over the candidate classes
 
     @property
     def label(self) -> str:
@@ -42,8 +43,11 @@ class Classifier:
     def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
         adapter.check_backbone(backbone)
         self.adapter, self.backbone = adapter, backbone
-        vision, text = compose(adapter.factors)
-        self._vision, self._text = vision.to(backbone.device), text.to(backbone.device)
+        plain = torch.contiguous_format  # in memory of its own: where a file was read to decides the last bit of products
+        self._factors = {
+            name: value.to(backbone.device).clone(memory_format=plain) for name, value in adapter.factors.items()
+        }
+        self._tuned = tuned(adapter.shape, self._factors)
         self._class_features = lru_cache(maxsize=8)(self._compute_class_features)
 
     @classmethod
@@ -57,23 +61,37 @@ class Classifier:
     def classes(self) -> tuple[str, ...]:
         return self.adapter.info.classes
 
+    @property
+    def open_vocabulary(self) -> bool:
+        """Whether classes can be scored that the adapter was not trained on."""
+        return self.adapter.shape.kind != "probe"
+
+    def require_known(self, names: Sequence[str]) -> None:
+        """Raise MmlopError for classes that the adapter cannot score."""
+        if not self.open_vocabulary and (unknown := [name for name in names if name not in self.classes]):
+            raise MmlopError(
+                f"The {self.adapter.info.method} adapter was not trained on '{unknown[0]}', and knows no other classes "
+                f"than {listing(self.classes, unknown[0])}: choose among these, or another method."
+            )
+
     def predict(
         self, pictures: PictureLike | Sequence[PictureLike], classes: Sequence[str] | None = None
     ) -> list[Prediction]:
         """A prediction per picture (paths, bytes of a picture file, PIL images, or uint8 arrays [H, W, 3]).
 
         ``classes`` are the candidates; None takes those the adapter was trained on. Raises MmlopError for a picture that
-        cannot be read, and for candidates that are none, named twice, or unknown to the backbone.
+        cannot be read, and for candidates that are none, named twice, or unknown to the backbone or to a linear probe.
         """
         many = pictures if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes) else [pictures]
         names = self.classes if classes is None else (classes,) if isinstance(classes, str) else tuple(classes)
         if classes is not None and (twice := [name for name in names if names.count(name) > 1]):
             raise MmlopError(f"The class '{twice[0]}' is named twice: name each candidate once.")
+        self.require_known(names)
         size = self.backbone.preprocessing.size
         if not many:
             return []
         prepared = torch.stack([pics.prepare(open_picture(picture), size) for picture in many])
-        scores = self.logits(prepared, names).softmax(dim=1)
+        scores = self.probabilities(prepared, names)
         order = scores.argsort(dim=1, descending=True, stable=True)
         return [
             Prediction(tuple(names[i] for i in row), tuple(one[i].item() for i in row))
@@ -81,20 +99,46 @@ class Classifier:
         ]
 
     def logits(self, prepared: Tensor | Iterable[Tensor], classes: Sequence[str] | None = None) -> Tensor:
-        """tau f' w*^T [N, C] of prepared uint8 pictures, [N, 3, S, S] or batches of such, over ``classes`` (None: the
-        adapter's)."""
-        text = self._class_features(tuple(classes) if classes is not None else self.classes)
-        features = image_features(self.backbone, prepared, self._vision)
+        """Scores [N, C] of prepared uint8 pictures, [N, 3, S, S] or batches of such, over ``classes`` (None: the
+        adapter's): tau f' w*^T, or what the method has in its place. A linear probe scores unknown classes as -inf.
+        """
+        names = tuple(classes) if classes is not None else self.classes
+        features = self.features(prepared)
+        if self.adapter.shape.kind == "probe":
+            scores = probe.logits(self._factors, features)
+            known = torch.cat([scores, torch.full_like(scores[:, :1], -torch.inf)], dim=1)
+            return known[:, [-1 if column is None else column for column in self._columns(names)]].cpu()
+        text = self._class_features(names)
+        if self.adapter.shape.kind == "cache":
+            return tip.logits(self._factors, features, text, self.backbone.logit_scale, self._columns(names)).cpu()
         return (self.backbone.logit_scale * features @ text.T).cpu()
+
+    def probabilities(self, prepared: Tensor | Iterable[Tensor], classes: Sequence[str] | None = None) -> Tensor:
+        """[N, C] over ``classes``: the softmax of `logits` divided by the adapter's temperature."""
+        return (self.logits(prepared, classes) / self.adapter.info.temperature).softmax(dim=1)
+
+    @torch.no_grad()
+    def features(self, prepared: Tensor | Iterable[Tensor]) -> Tensor:
+        """f' [N, d], unit length, of prepared uint8 pictures [N, 3, S, S], or batches of such."""
+        batches = prepared.split(CHUNK) if isinstance(prepared, Tensor) else prepared
+        found = [self._tuned.images(self.backbone, batch) for batch in batches]
+        return torch.cat(found) if found else torch.empty(0, self.backbone.embed_dim)
+
+    def _columns(self, names: tuple[str, ...]) -> list[int | None]:
+        """Where the trained classes' scores go; two classes of a data set may have the same name."""
+        if names == self.classes:
+            return list(range(len(names)))
+        places = {name: place for place, name in enumerate(self.classes)}
+        return [places.get(name) for name in names]
 
     @torch.no_grad()
     def _compute_class_features(self, classes: tuple[str, ...]) -> Tensor:
         if not classes:
             raise MmlopError("There is no class to choose from: give at least one class name.")
         info = self.adapter.info
-        anchors = frozen_text(self.backbone, classes, info.anchor_templates)
-        tokens = prompted_tokens(self.backbone, classes, self.adapter.shape.tokens)
-        return prompted_text(self.backbone, tokens, self._text, anchors, info.drift_correction)
+        anchors = frozen_text(self.backbone, classes, info.anchor_templates) if info.drift_correction else torch.empty(0)
+        texts = texts_of(self.backbone, info.shape, classes, info.template)
+        return self._tuned.texts(self.backbone, texts, anchors, info.drift_correction)
 
 
 def open_picture(picture: PictureLike) -> Image.Image:

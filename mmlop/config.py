@@ -5,29 +5,25 @@ from __future__ import annotations
 import os
 import re
 import sys
-from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from mmlop import methods
 from mmlop.errors import MmlopError, listing
+from mmlop.grid import Grid
+from mmlop.schedules import Retrain
+from mmlop.settings import COMMON, Count, Positive, Rate, Section, Settings, Values, merged
 
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+FACTORED = ("low_rank", "shared")  # forms of prompts that have a rank
 
 
 class PerClass(Section):
     train: Positive = 32
-    val: Annotated[int, Field(ge=0)] = 16
+    val: Count = 16
     test: Positive = 40
 
 
@@ -62,7 +58,7 @@ class Source(Section):
 
 class FewShot(Section):
     shots: Positive = 16  # training pictures per class
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1, 2, 3)
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 3)
 
 
 class FewShotCurve(Section):
@@ -87,43 +83,13 @@ class Protocols(Section):
     transfer: Transfer = Transfer()
 
 
-class Prompts(Section):
-    tokens: Positive | None = None  # n
-    rank: Positive | None = None  # r
-    depth: Positive | None = None  # J
-    shared: bool = True  # one U for both encoders
-
-
-class Loss(Section):
-    text: Weight = 25.0  # lambda_t
-    image: Weight = 10.0  # lambda_v
-    logits: Weight = 1.0  # lambda_l
-    drift_correction: bool = True
-
-
-class Train(Section):
-    epochs: Positive | None = None
-    learning_rate: Rate | None = None
-    batch_size: Positive = 4
-    warmup_epochs: Annotated[int, Field(ge=0)] = 1
-    warmup_rate: Rate = 1e-5
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Weight = 5e-4
-    crop: Share | None = None  # least share of the picture's area in a training view
-    flip: bool | None = None  # mirror half of the views
-    views: Annotated[int, Field(ge=0)] = 0  # of every picture, drawn once for all epochs; 0: fresh ones in every epoch
-    threads: Positive | None = None
-    parallel_seeds: bool | None = None  # all seeds of a training in the same forward passes
-    compile: bool = False  # the forward pass, by torch.compile
-
-
 class Champion(Section):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.05
     pictures: Positive = 30
 
 
 class Run(Section):
-    retries: Annotated[int, Field(ge=0)] = 1
+    retries: Count = 1
     runner: Literal["threads", "processes", "dask"] = "threads"
     concurrency: Positive = 1
     dask: str | None = None  # address of the scheduler of a Dask cluster
@@ -137,112 +103,80 @@ class Run(Section):
         return self
 
 
-def _schedule(text: str | None) -> str | None:
-    """A cron line, or a number with s, m, h or d."""
-    if text is None or interval(text) is not None:
-        return text
-    from cronsim import CronSim, CronSimError
-
-    try:
-        if len(text.split()) != 5:  # with six, Prefect takes the last for seconds, others the first
-            raise CronSimError
-        CronSim(text, datetime.now())
-    except CronSimError:
-        raise ValueError("it needs a cron line ('0 3 * * *') or an interval ('30m', '6h', '1d')") from None
-    return text
-
-
-def interval(schedule: str) -> timedelta | None:
-    """The time between runs of a schedule that is no cron line.
-
-    >>> interval("6h"), interval("0 3 * * *")
-    (datetime.timedelta(seconds=21600), None)
-    """
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([smhd])", schedule)
-    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-    return timedelta(**{units[found[2]]: int(found[1])}) if found else None
-
-
-Schedule = Annotated[str | None, AfterValidator(_schedule)]
-
-
-class Retrain(Section):
-    """Scheduled retraining: when, and what is made of trouble."""
-
-    schedule: Schedule = None  # of every data set; None: only by hand
-    schedules: dict[str, Schedule] = Field(default_factory=dict)  # of single data sets, instead
-    timezone: str = "UTC"
-    catch_up: Literal["latest", "all", "none"] = "latest"
-    slots: Positive = 1
-    restarts: Annotated[int, Field(ge=0)] = 3
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_timezone(cls, timezone: str) -> str:
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("it needs the name of a timezone, for instance Europe/Berlin") from None
-        return timezone
-
-    def of(self, dataset: str) -> str | None:
-        """The schedule of a data set."""
-        return self.schedules.get(dataset, self.schedule)
-
-
-class Profile(Section):
-    """What belongs to a backbone; each value gives way to the same key under `prompts` and `train`."""
+class Profile(Settings):
+    """What belongs to a backbone. Its settings come after those of params.yaml and before the method's published ones;
+    those under `methods` are for one method alone, and come before the profile's own."""
 
     architecture: str
     weights: str | None = None
     resolution: Positive | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     templates: str = "promptsrc"
-    tokens: Positive = 4
-    rank: Positive = 1
-    depth: Positive = 9
-    epochs: Positive = 30
-    learning_rate: Rate = 0.0025
-    crop: Share = 0.08
-    flip: bool = True
-    threads: Positive | None = None
-    parallel_seeds: bool = False  # all seeds of a training in the same forward passes
+    methods: dict[str, Settings] = Field(default_factory=dict)
 
 
-class Params(Section):
+class Params(Settings):
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
     test_sets: tuple[str, ...] = ()
     backbone: str
+    method: str = "mmlop"
     device: str = "cpu"
     sources: dict[str, Source] = Field(default_factory=dict)
     data: Data = Data()
     fewshot: FewShot = FewShot()
     protocols: Protocols = Protocols()
-    prompts: Prompts = Prompts()
-    loss: Loss = Loss()
-    train: Train = Train()
     champion: Champion = Champion()
     run: Run = Run()
     retrain: Retrain = Retrain()
+    grids: dict[str, Grid] = Field(default_factory=dict)
     profiles: dict[str, Profile]
 
     @model_validator(mode="after")
-    def _known_profile(self) -> Params:
+    def _known_names(self) -> Params:
         if self.backbone not in self.profiles:
             raise ValueError(f"backbone is '{self.backbone}', but profiles holds {listing(self.profiles, self.backbone)}")
-        if self.rank > self.tokens:
-            raise ValueError(
-                f"prompts.rank is {self.rank}, but {self.tokens} prompt tokens have rank 1 to {self.tokens}: lower "
-                f"prompts.rank or raise prompts.tokens"
-            )
-        for epochs in (self.epochs, self.protocols.few_shot.epochs, self.protocols.transfer.epochs):
-            if epochs is not None and self.train.warmup_epochs >= epochs:
-                raise ValueError(
-                    f"train.warmup_epochs is {self.train.warmup_epochs}, which leaves nothing of {epochs} epochs"
-                )
+        of_methods = (name for profile in self.profiles.values() for name in profile.methods)
+        for name in (self.method, *of_methods):
+            if name not in methods.METHODS:
+                raise ValueError(f"there is no method '{name}': choose one of {listing(methods.METHODS, name)}")
         for name in self.sources:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
                 raise ValueError(f"sources has '{name}': a data set's name is small letters, digits, - and _ only")
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> Params:
+        prompts, train = self.effective["prompts"], self.effective["train"]
+        kind = methods.get(self.method).kind
+        for section, owner in (("prompts", "prompts"), ("lora", "lora")):
+            given = {key for key, value in getattr(self, section).model_dump().items() if value is not None}
+            if given and kind != owner:
+                raise ValueError(
+                    f"{section}.{min(given)} is given, but method {self.method} has no {section}: take it out, or choose "
+                    f"another method"
+                )
+        form, encoders = prompts["form"], prompts["encoders"]
+        if self.prompts.rank and form not in FACTORED:
+            raise ValueError(
+                f"prompts.rank is given, but prompts.form is {form}: take it out, or choose form low_rank or shared"
+            )
+        if form in FACTORED and not prompts["rank"]:
+            raise ValueError(f"prompts.form is {form}, which needs a rank: give prompts.rank")
+        if form in ("shared", "coupled") and encoders != "both":
+            raise ValueError(
+                f"prompts.form is {form}, which ties the two encoders together, but prompts.encoders is {encoders}: choose "
+                f"both, or form full or low_rank"
+            )
+        if prompts["rank"] and prompts["rank"] > prompts["tokens"]:
+            raise ValueError(
+                f"prompts.rank is {prompts['rank']}, but {prompts['tokens']} prompt tokens have rank 1 to "
+                f"{prompts['tokens']}: lower prompts.rank or raise prompts.tokens"
+            )
+        for epochs in (train["epochs"], self.protocols.few_shot.epochs, self.protocols.transfer.epochs):
+            if epochs is not None and train["warmup_epochs"] >= epochs:
+                raise ValueError(
+                    f"train.warmup_epochs is {train['warmup_epochs']}, which leaves nothing of {epochs} epochs"
+                )
         return self
 
     @model_validator(mode="after")
@@ -283,46 +217,31 @@ class Params(Section):
     def profile(self) -> Profile:
         return self.profiles[self.backbone]
 
-    @property
-    def tokens(self) -> int:
-        return self.prompts.tokens or self.profile.tokens
-
-    @property
-    def rank(self) -> int:
-        return self.prompts.rank or self.profile.rank
-
-    @property
-    def depth(self) -> int:
-        return self.prompts.depth or self.profile.depth
-
-    @property
-    def epochs(self) -> int:
-        return self.train.epochs or self.profile.epochs
-
-    @property
-    def learning_rate(self) -> float:
-        return self.train.learning_rate or self.profile.learning_rate
-
-    @property
-    def crop(self) -> float:
-        return self.train.crop or self.profile.crop
-
-    @property
-    def flip(self) -> bool:
-        return self.profile.flip if self.train.flip is None else self.train.flip
+    @cached_property
+    def effective(self) -> Values:
+        """The settings of the chosen method on the chosen backbone, by section and key."""
+        for_method = self.profile.methods.get(self.method, Settings())
+        found = merged(self, for_method, self.profile, methods.get(self.method).settings, COMMON)
+        if found["prompts"]["form"] not in FACTORED:
+            found["prompts"]["rank"] = None
+        return found
 
     @property
     def threads(self) -> int | None:
-        return self.train.threads or self.profile.threads
+        threads: int | None = self.effective["train"]["threads"]
+        return threads
 
     @property
     def parallel_seeds(self) -> bool:
-        return self.profile.parallel_seeds if self.train.parallel_seeds is None else self.train.parallel_seeds
+        return bool(self.effective["train"]["parallel_seeds"])
 
     def resolved(self) -> dict[str, Any]:
-        """What decides an adapter, with the profile's values filled in: for records, not for reading back."""
+        """What decides an adapter, with every layer's values filled in: for records, not for reading back."""
         profile = self.profile
+        kind = methods.get(self.method).kind
+        used = {section: values for section, values in self.effective.items() if section in ("train", "loss", kind)}
         return {
+            "method": self.method,
             "backbone": {
                 "profile": self.backbone,
                 "architecture": profile.architecture,
@@ -331,17 +250,8 @@ class Params(Section):
                 "precision": profile.precision,
             },
             "fewshot": {"shots": self.fewshot.shots, "seeds": list(self.fewshot.seeds)},
-            "prompts": {"tokens": self.tokens, "rank": self.rank, "depth": self.depth, "shared": self.prompts.shared},
-            "loss": self.loss.model_dump() | {"templates": profile.templates},
-            "train": self.train.model_dump()
-            | {
-                "epochs": self.epochs,
-                "learning_rate": self.learning_rate,
-                "crop": self.crop,
-                "flip": self.flip,
-                "threads": self.threads,
-                "parallel_seeds": self.parallel_seeds,
-            },
+            "templates": profile.templates,
+            **used,
         }
 
 
@@ -359,10 +269,15 @@ def load(file: Path | None = None) -> Params:
         raise MmlopError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise MmlopError(f"{file} holds no keys: it should start with `datasets:` and `backbone:`.")
+    return parse(values, str(file))
+
+
+def parse(values: dict[str, Any], where: str) -> Params:
+    """Validate the values of a params.yaml. Raises MmlopError, which names ``where`` they come from."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise MmlopError(f"{file}: {_sentence(error)}") from error
+        raise MmlopError(f"{where}: {_sentence(error)}") from error
 
 
 def root() -> Path:
@@ -411,10 +326,11 @@ def _sentence(error: ValidationError) -> str:
 
 def _fields_at(parents: list[str]) -> list[str]:
     """The keys of the section that ``parents`` leads to."""
+    named: dict[str, type[BaseModel]] = {"profiles": Profile, "sources": Source, "methods": Settings, "grids": Grid}
     model: type[BaseModel] = Params
     for key in parents:
-        if key in ("profiles", "sources"):  # a name follows, which changes nothing
-            model = Profile if key == "profiles" else Source
+        if key in named:  # a name follows, which changes nothing
+            model = named[key]
         elif key in model.model_fields and isinstance(model.model_fields[key].annotation, type):
             model = model.model_fields[key].annotation  # type: ignore[assignment]
     return list(model.model_fields)

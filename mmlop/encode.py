@@ -12,11 +12,15 @@ What is computed is the plain forward pass; what is *not* computed is everything
 - Tokens after EOT reach nothing. The classes' own tokens are kept packed, [T, d], and padded inside attention only.
 - Only the class token (images) and EOT (text) leave the last block: it computes keys and values for all rows, the rest
   for that one.
+
+Low-rank changes of the attention's projections (`Deltas`) are added to what the frozen projections give, with or without
+prompts. None of the shortcuts depends on what the weights are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -29,10 +33,29 @@ from mmlop.backbone import Backbone
 MANY = 1000  # tokens of all class texts together (some 250 names) beyond which memory matters more than time
 
 
-def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = None) -> Tensor:
-    """Image features [B, d], not normalised, as open_clip's ``encode_image`` gives without prompts.
+@dataclass(frozen=True, eq=False)
+class Deltas:
+    """Changes ``W + scale * B @ A`` of the query, key and value projections (0, 1 and 2) in all L blocks of one encoder.
 
-    ``images`` [B, 3, H, W], normalised; ``prompts`` [J, n, d_v], or [B, J, n, d_v] with one set per image.
+    Several sets at once carry a leading dimension S: a batch of S takes one set each, a batch of k * S each set for k
+    neighbours. A and ``scale * B`` are cast to the activations' type, as prompts are; what is trained stays in fp32.
+    """
+
+    A: Tensor  # [..., L, 3, r, d]
+    B: Tensor  # [..., L, 3, d, r]
+    scale: float = 1.0
+
+
+Change = tuple[Tensor, Tensor] | None  # one block's A [S, 3, r, d] and scaled B [S, 3, d, r]
+
+
+def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = None, deltas: Deltas | None = None) -> Tensor:
+    """Image features [B, d], not normalised, as open_clip's ``encode_image`` gives without prompts and deltas.
+
+    ``images`` [B, 3, H, W], normalised; ``prompts`` [J, n, d_v], or [B, J, n, d_v] with one set per image; ``deltas`` one
+    set, or S sets, S being B or a divisor of it.
+
+    Raises ValueError where the deltas do not fit the number of blocks or of images.
     """
     visual = backbone.visual
     blocks = list(visual.transformer.resblocks)
@@ -45,7 +68,8 @@ def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = No
     if depth:
         x = torch.cat([x, prompted[:, 0]], dim=1)  # [B, 1 + patches + n, d_v]
     x = _norm(visual.ln_pre, x)
-    for index, block in enumerate(blocks):
+    changes = _changes(deltas, len(blocks), len(x), dtype)
+    for index, (block, change) in enumerate(zip(blocks, changes, strict=True)):
         if 0 < index < depth:
             x = torch.cat([x[:, : x.shape[1] - n], prompted[:, index]], dim=1)
         normed = _norm(block.ln_1, x)
@@ -53,27 +77,32 @@ def encode_image(backbone: Backbone, images: Tensor, prompts: Tensor | None = No
             x, query_rows = x[:, :1], normed[:, :1]
         else:
             query_rows = normed
-        keys, values = _keys_values(block, normed)
-        attended = _attend(_heads(block, _queries(block, query_rows)), keys, values)
+        keys, values = _keys_values(block, normed, change)
+        attended = _attend(_heads(block, _queries(block, query_rows, change)), keys, values)
         x = _finish(block, x, _merge(attended))
     pooled = _norm(visual.ln_post, x[:, 0])
     return _project(visual.proj, pooled)
 
 
-def encode_text(backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor | None = None) -> Tensor:
-    """Text features, not normalised, as open_clip's ``encode_text`` gives without prompts.
+def encode_text(
+    backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor | None = None, deltas: Deltas | None = None
+) -> Tensor:
+    """Text features, not normalised, as open_clip's ``encode_text`` gives without prompts and deltas.
 
     ``tokens`` [C, L] are whole token rows (SOS ... EOT, zeros) *without* room for prompts: the n prompt tokens are put
     behind SOS here. ``Packing(tokens, n)`` in their place does the bookkeeping once, where the same texts are encoded
-    again and again. ``prompts`` [J, n, d_t] give [C, d]; several sets at once, [S, J, n, d_t], give [S, C, d].
+    again and again. ``prompts`` [J, n, d_t] give [C, d]; several sets at once, [S, J, n, d_t], give [S, C, d]; so do
+    ``deltas`` with S sets.
 
     Raises ValueError where tokens and prompts together are longer than the context (``Backbone.tokenize`` says which
-    text).
+    text), and where the deltas do not fit the number of blocks or of sets.
     """
     text = backbone.text
     blocks = list(text.transformer.resblocks)
     dtype = blocks[0].mlp.c_fc.weight.dtype
-    sets = 1 if prompts is None or prompts.dim() == 3 else len(prompts)
+    leading = ((prompts, 4), (deltas.A if deltas else None, 5))  # with that many dimensions, they are several sets
+    several = [len(x) for x, dimensions in leading if x is not None and x.dim() == dimensions]
+    sets = max(several, default=1)
     prompted = _batched(prompts, sets, dtype)  # [S, J, n, d_t]
     depth, n = prompted.shape[1:3]
     packing = tokens if isinstance(tokens, Packing) else Packing(tokens, n)
@@ -87,24 +116,25 @@ def encode_text(backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor | 
     own = text.token_embedding(packing.tokens).to(dtype) + position[packing.rows]  # [T, d_t]
     own = own.expand(sets, -1, -1)  # [S, T, d_t]
 
-    for index, block in enumerate(blocks):
+    changes = _changes(deltas, len(blocks), sets, dtype)
+    for index, (block, change) in enumerate(zip(blocks, changes, strict=True)):
         if 0 < index < depth:
             prefix = torch.cat([prefix[:, :1], prompted[:, index]], dim=1)
         normed_prefix, normed_own = _norm(block.ln_1, prefix), _norm(block.ln_1, own)
-        shared = _keys_values(block, normed_prefix)  # [S, H, 1 + n, d_h] each
-        keys, values = _linear(block, normed_own, 1, 3).chunk(2, dim=-1)  # [S, T, d_t] each
+        shared = _keys_values(block, normed_prefix, change)  # [S, H, 1 + n, d_h] each
+        keys, values = _linear(block, normed_own, 1, 3, change).chunk(2, dim=-1)  # [S, T, d_t] each
         last = index == len(blocks) - 1
         if last:  # only EOT leaves
             own, normed_own = own[:, packing.ends], normed_own[:, packing.ends]  # [S, C, d_t]
-        attended = _forgetful(packing.attend, block, _queries(block, normed_own), keys, values, *shared, last)
+        attended = _forgetful(packing.attend, block, _queries(block, normed_own, change), keys, values, *shared, last)
         many = len(packing.tokens) > MANY
         own = _forgetful(_finish, block, own, attended) if many else _finish(block, own, attended)
         if not last:
-            attended = _attend(_heads(block, _queries(block, normed_prefix)), *shared, packing.prefix_mask(dtype))
+            attended = _attend(_heads(block, _queries(block, normed_prefix, change)), *shared, packing.prefix_mask(dtype))
             prefix = _finish(block, prefix, _merge(attended))
 
     features = _project(text.text_projection, _norm(text.ln_final, own))  # [S, C, d]
-    return features if prompts is not None and prompts.dim() == 4 else features[0]
+    return features if several else features[0]
 
 
 class Packing:
@@ -194,6 +224,16 @@ def _batched(prompts: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor:
     return prompts.expand(batch, -1, -1, -1) if prompts.dim() == 3 else prompts
 
 
+def _changes(deltas: Deltas | None, blocks: int, batch: int, dtype: torch.dtype) -> list[Change]:
+    """What the deltas change in each of the blocks."""
+    if deltas is None:
+        return [None] * blocks
+    A, B = (x if x.dim() == 5 else x.unsqueeze(0) for x in (deltas.A, deltas.scale * deltas.B))  # [S, L, 3, ...]
+    if A.shape[1] != blocks or batch % len(A):
+        raise ValueError(f"{len(A)} sets of deltas for {A.shape[1]} blocks do not fit {batch} inputs to {blocks} blocks")
+    return list(zip(A.to(dtype).unbind(1), B.to(dtype).unbind(1), strict=True))
+
+
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:
     """Layer norm in the precision of its weights (fp32 under bf16 and fp16), back in that of x."""
     if isinstance(norm, nn.Identity):  # a tower without ln_pre
@@ -203,19 +243,25 @@ def _norm(norm: nn.Module, x: Tensor) -> Tensor:
     return normed.to(x.dtype)
 
 
-def _linear(block: Any, normed: Tensor, start: int, stop: int) -> Tensor:
+def _linear(block: Any, normed: Tensor, start: int, stop: int, change: Change) -> Tensor:
     """Queries, keys and values are parts 0, 1 and 2 of one matrix in ``nn.MultiheadAttention``."""
     width = normed.shape[-1]
     rows = slice(start * width, stop * width)
-    return F.linear(normed, block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows])
+    frozen: Tensor = F.linear(normed, block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows])
+    if change is None:
+        return frozen
+    A, B = (x[:, start:stop] for x in change)  # [S, parts, r, d], [S, parts, d, r]
+    inner = normed.reshape(len(A), -1, width) @ A.flatten(1, 2).mT  # [S, rows, parts * r]
+    changed: Tensor = inner.unflatten(-1, A.shape[1:3]).transpose(1, 2) @ B.mT  # [S, parts, rows, d]
+    return frozen + changed.transpose(1, 2).reshape(frozen.shape)
 
 
-def _queries(block: Any, normed: Tensor) -> Tensor:
-    return _linear(block, normed, 0, 1)
+def _queries(block: Any, normed: Tensor, change: Change) -> Tensor:
+    return _linear(block, normed, 0, 1, change)
 
 
-def _keys_values(block: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
-    keys, values = _linear(block, normed, 1, 3).chunk(2, dim=-1)
+def _keys_values(block: Any, normed: Tensor, change: Change) -> tuple[Tensor, Tensor]:
+    keys, values = _linear(block, normed, 1, 3, change).chunk(2, dim=-1)
     return _heads(block, keys), _heads(block, values)
 
 

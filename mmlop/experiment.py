@@ -5,36 +5,36 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmlop import configured, heads, methods, mode
 from mmlop import evaluation as ev
-from mmlop import mode
-from mmlop.adapter import Adapter, AdapterInfo, Origin, PromptsRecord, record
+from mmlop.adapter import Adapter, AdapterInfo, Origin, record
 from mmlop.backbone import Backbone
 from mmlop.classifier import Classifier
 from mmlop.config import Params
-from mmlop.configured import prompt_shape, recipe
 from mmlop.data import templates
 from mmlop.data.manifest import Fetched, Manifest, Picture
-from mmlop.data.pictures import decode, prepare_all
+from mmlop.data.pictures import prepare_all
 from mmlop.data.splits import Split, folds
+from mmlop.decoding import Decoder
 from mmlop.errors import MmlopError
 from mmlop.evaluation import Metrics, rounded
 from mmlop.features import CHUNK, frozen_images, frozen_text
-from mmlop.prompts import PromptShape
 from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT, Training, shots_needed
+from mmlop.shapes import Shape
 from mmlop.training import Epoch, Fit, fit_together
 from mmlop.views import Shots
 
 logger = logging.getLogger(__name__)
 
 RANKED_BY = ("validation", "accuracy_estimate")
-DECODED_BYTES = 2 * 1024**3  # of training pictures kept in memory between trainings
 
 OnEpoch = Callable[[int, dict[int, Epoch]], None]
 
@@ -46,31 +46,21 @@ class Trained:
     training: Training
     adapter: Adapter
     metrics: Metrics
-    history: list[Epoch]
+    history: list[Epoch]  # of methods that train in epochs
     trained_on: tuple[str, ...]  # content hashes of the pictures
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Pictures that are decoded when they are looked at, since those of a large data set do not fit into memory."""
-
-    pictures: Sequence[Picture]
-    decode: Callable[[Picture], Tensor]
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.decode(self.pictures[index])
+    shown: dict[str, Any] = field(default_factory=dict)  # of each group of classes: reliability and confusion, for charts
 
 
 class Bench:
     """One data set and one backbone, with everything that several seeds share loaded once."""
 
-    def __init__(self, params: Params, backbone: Backbone, data: Fetched, split: Split) -> None:
-        """Raises MmlopError if the split was drawn from other data or for other shots and seeds, or the prompts do not fit
+    def __init__(self, params: Params, backbone: Backbone, data: Fetched, split: Split, part: str = "test") -> None:
+        """``part`` is what adapters are measured on; hyper-parameters are chosen on `val`.
+
+        Raises MmlopError if the split was drawn from other data or for other shots and seeds, or the prompts do not fit
         into the backbone."""
-        self.params, self.backbone, self.data, self.split = params, backbone, data, split
+        self.params, self.backbone, self.data, self.split, self.part = params, backbone, data, split, part
+        self.kind = methods.get(params.method).kind
         if split.manifest != self.manifest.hash:
             raise MmlopError(f"The splits of {self.name} were drawn from other data: make them again (`dvc repro split`).")
         for shots in shots_needed(params):
@@ -79,13 +69,15 @@ class Bench:
                     f"The splits of {self.name} do not hold {shots} shots for every seed that params.yaml asks for: make "
                     f"them again (`dvc repro split`)."
                 )
-        self.recipe = recipe(params, backbone)
-        self.anchor_templates = templates.get(params.profile.templates)
+        self.recipe = configured.recipe(params, backbone)
+        self.anchor_name, self.anchor_templates = params.profile.templates, templates.get(params.profile.templates)
+        if params.effective["loss"]["anchor"] == "template":
+            self.anchor_name, self.anchor_templates = "template", (self.manifest.template,)
         self.checkpoints: Path | None = None
-        self._decoded: dict[str, Tensor] = {}
-        self._decoded_bytes = 0
+        # The least side is such that no view of a picture is magnified.
+        self._decoder = Decoder(data, math.ceil(backbone.preprocessing.size / math.sqrt(self.recipe.crop)))
         self._prepared: dict[str, tuple[Tensor, Tensor]] = {}
-        prompt_shape(params, backbone)
+        configured.shape(params, backbone)
 
     @property
     def manifest(self) -> Manifest:
@@ -123,21 +115,21 @@ class Bench:
     def load(self) -> None:
         """Decode and encode what all seeds share, once and before any of them starts."""
         _ = self.anchors, self._shots_by_path
-        for part in ("val", "test") if self.has_parts else ():
+        for part in {"val", self.part} if self.has_parts else ():
             self.prepared(part)
 
     def zero_shot(self) -> Metrics:
         """Accuracies of the frozen CLIP with the data set's template, on the pictures that adapters are measured on."""
-        shown = self.manifest.of("test") if self.has_parts else self._judged()
+        shown = self.manifest.of(self.part) if self.has_parts else self._judged()
         pictures, labels = self._prepare(shown)
         images = frozen_images(self.backbone, pictures, [picture.content for picture in shown])
         text = frozen_text(self.backbone, self.manifest.classes, [self.manifest.template])
         halves = {"base": self.split.base, "novel": self.split.novel}
-        return self._accuracies(
+        return ev.by_group(
             lambda rows, classes: (self.backbone.logit_scale * images[rows] @ text[classes].T).cpu(),
             labels,
             (halves if self.has_parts and self.params.protocols.base_to_novel else {}) | {"accuracy": self.labels},
-        )
+        )[0]
 
     def run(self, training: Training, seeds: Sequence[int], on_epoch: OnEpoch | None = None) -> dict[int, Trained]:
         """Train by a protocol, all ``seeds`` together, and measure what it wants on the data set's own pictures."""
@@ -146,9 +138,9 @@ class Bench:
         labels = self.split.base if training.base_only else self.labels
         trained = self.train(training, seeds, labels, on_epoch)
         if training.protocol == BASE_TO_NOVEL:
-            return {seed: replace(one, metrics=self._halves(one.adapter)) for seed, one in trained.items()}
+            return {seed: self._on_halves(one) for seed, one in trained.items()}
         if training.protocol == FEW_SHOT:
-            return {seed: replace(one, metrics=self._on_part(one.adapter, "test")) for seed, one in trained.items()}
+            return {seed: replace(one, metrics=self._on_part(one.adapter, self.part)) for seed, one in trained.items()}
         if training.protocol == ALL_CLASSES:
             estimates = {} if self.has_parts else self._estimates(training, seeds)
             return {seed: self._delivered(one, estimates.get(seed, {})) for seed, one in trained.items()}
@@ -166,47 +158,52 @@ class Bench:
         ``without``."""
         order = {label: index for index, label in enumerate(labels)}
         classes = tuple(self.manifest.classes[label] for label in order)
-        shots = {seed: self._shots(training.shots, seed, order, without) for seed in seeds}
-        shape = prompt_shape(self.params, self.backbone, training.depth)
-        found = fit_together(
-            self.backbone,
-            shape,
-            replace(self.recipe, epochs=training.epochs or self.recipe.epochs),
-            {
-                seed: Shots(
-                    _Decoded(pictures, self._decode),
-                    torch.tensor([order[picture.label] for picture in pictures]),
-                    classes,
-                    self.manifest.template,
-                    self.anchors[list(order)],
-                )
-                for seed, pictures in shots.items()
-            },
-            self.name,
-            self.checkpoints,
-            on_epoch,
-        )
+        pictures = {seed: self._shots(training.shots, seed, order, without) for seed in seeds}
+        shots = {
+            seed: Shots(
+                self._decoder.of(chosen),
+                torch.tensor([order[picture.label] for picture in chosen]),
+                classes,
+                self.manifest.template,
+                self.anchors[list(order)],
+            )
+            for seed, chosen in pictures.items()
+        }
+        shape = configured.shape(self.params, self.backbone, training.depth)
+        if shape is None:
+            made = {seed: self._head(one, pictures[seed], training.shots, seed, order) for seed, one in shots.items()}
+        else:
+            recipe = replace(self.recipe, epochs=training.epochs, steps_per_shot=None) if training.epochs else self.recipe
+            recipe = recipe.lasting(min(map(len, pictures.values())), training.shots)
+            fits = fit_together(self.backbone, shape, recipe, shots, self.name, self.checkpoints, on_epoch)
+            made = {seed: (shape, one) for seed, one in fits.items()}
         return {
             seed: Trained(
                 training,
-                self._adapter(result, shape, classes, training, seed, len(seeds)),
+                self._adapter(found, shape, classes, training, seed, len(seeds)),
                 {},
-                result.history,
-                tuple(picture.content for picture in shots[seed]),
+                found.history,
+                tuple(picture.content for picture in pictures[seed]),
             )
-            for seed, result in found.items()
+            for seed, (shape, found) in made.items()
         }
 
-    def _decode(self, picture: Picture) -> Tensor:
-        """The whole picture; kept for the next epoch and for other seeds and trainings as long as there is room."""
-        if (known := self._decoded.get(picture.content)) is not None:
-            return known
-        least = math.ceil(self.backbone.preprocessing.size / math.sqrt(self.recipe.crop))  # so that no view is magnified
-        found = decode(self.data, picture, least)
-        if self._decoded_bytes + found.nbytes < DECODED_BYTES:
-            self._decoded[picture.content] = found
-            self._decoded_bytes += found.nbytes
-        return found
+    def _head(
+        self, shots: Shots, pictures: Sequence[Picture], count: int, seed: int, order: Mapping[int, int]
+    ) -> tuple[Shape, Fit]:
+        """Of a method that trains no encoder; strengths are chosen on the seed's own few validation pictures."""
+        drawn = set(self.split.draws[count][seed].val)
+        few = [picture for picture in self.manifest.of("val") if picture.path in drawn and picture.label in order]
+        prepared, validation = (
+            (
+                prepare_all(self.data, some, self.backbone.preprocessing.size),
+                torch.tensor([order[picture.label] for picture in some], dtype=torch.long),
+                [picture.content for picture in some],
+            )
+            for some in (pictures, few)
+        )
+        shape, factors = heads.fit(self.backbone, self.kind, self.recipe, shots, prepared, validation, seed)
+        return shape, Fit(factors, [])
 
     def _shots(self, shots: int, seed: int, labels: Container[int], without: Container[str] = ()) -> list[Picture]:
         drawn = (self._shots_by_path[path] for path in self.split.draws[shots][seed].train if path not in without)
@@ -221,38 +218,47 @@ class Bench:
         labels = torch.tensor([picture.label for picture in pictures], dtype=torch.long)
         return prepare_all(self.data, pictures, self.backbone.preprocessing.size), labels
 
-    def _halves(self, adapter: Adapter) -> Metrics:
-        """Accuracies on test pictures of base and of novel classes, each among their own candidates."""
-        classifier = Classifier(adapter, self.backbone)
-        pictures, labels = self.prepared("test")
-        return self._accuracies(
+    def _on_halves(self, trained: Trained) -> Trained:
+        """Accuracies on pictures of base and of novel classes, each among their own candidates; of base classes alone where
+        the method knows no others."""
+        classifier = Classifier(trained.adapter, self.backbone)
+        pictures, labels = self.prepared(self.part)
+        halves = {"base": self.split.base} | ({"novel": self.split.novel} if classifier.open_vocabulary else {})
+        metrics, shown = ev.by_group(
             lambda rows, classes: classifier.logits(
                 (pictures[some] for some in rows.nonzero().flatten().split(CHUNK)),  # all would not fit into memory
                 [self.manifest.classes[c] for c in classes],
             ),
             labels,
-            {"base": self.split.base, "novel": self.split.novel},
+            halves,
         )
+        return replace(trained, metrics=metrics, shown=shown)
 
     def _delivered(self, trained: Trained, estimate: Metrics) -> Trained:
-        """`validation` is what seeds are ranked by, `accuracy` and `ece` are of test pictures; where there are neither,
-        ``estimate`` takes their place."""
+        """With the temperature that validation pictures ask for. `validation` is what seeds are ranked by, `accuracy` and
+        `ece` (of calibrated probabilities) are of test pictures; without these, ``estimate`` takes their place."""
+        metrics, info = estimate, trained.adapter.info
         if self.has_parts:
-            metrics = self._on_part(trained.adapter, "test")
-            if validation := self._on_part(trained.adapter, "val"):
-                metrics["validation"] = validation["accuracy"]
-        else:
-            metrics = estimate
-        info = trained.adapter.info.model_copy(update={"metrics": metrics})
+            logits, labels = self._scored(trained.adapter, "val")
+            info = info.model_copy(update={"temperature": ev.temperature(logits, labels)})
+            metrics = self._on_part(Adapter(trained.adapter.factors, info), "test")
+            if len(labels):
+                metrics["validation"] = rounded(ev.top1(logits, labels))
+        info = info.model_copy(update={"metrics": metrics})
         return replace(trained, adapter=Adapter(trained.adapter.factors, info), metrics=metrics)
 
     def _on_part(self, adapter: Adapter, part: str) -> Metrics:
         """Accuracy and calibration error among all classes of the adapter; nothing for a part without pictures."""
-        pictures, labels = self.prepared(part)
+        logits, labels = self._scored(adapter, part)
         if not len(labels):
             return {}
-        logits = Classifier(adapter, self.backbone).logits(pictures)
-        return {"accuracy": rounded(ev.top1(logits, labels)), "ece": rounded(ev.calibration_error(logits, labels))}
+        ece = ev.calibration_error(logits / adapter.info.temperature, labels)
+        return {"accuracy": rounded(ev.top1(logits, labels)), "ece": rounded(ece)}
+
+    def _scored(self, adapter: Adapter, part: str) -> tuple[Tensor, Tensor]:
+        """Logits [N, C] and labels [N] of a part."""
+        pictures, labels = self.prepared(part)
+        return Classifier(adapter, self.backbone).logits(pictures), labels
 
     def _estimates(self, training: Training, seeds: Sequence[int]) -> dict[int, Metrics]:
         """`accuracy_estimate` by k-fold: every shot is classified by an adapter that was trained on other folds. A class
@@ -276,40 +282,19 @@ class Bench:
         judged = {picture for each in drawn for fold in folds(each) for picture in fold}
         return sorted(judged, key=lambda picture: picture.path)
 
-    def _accuracies(
-        self,
-        logits: Callable[[Tensor, list[int]], Tensor],
-        labels: Tensor,
-        groups: Mapping[str, Sequence[int]],
-    ) -> Metrics:
-        """Accuracy and calibration error of each group of classes, among its own candidates; the harmonic mean of base and
-        novel."""
-        metrics: Metrics = {}
-        for name, group in groups.items():
-            classes = list(group)
-            rows = torch.isin(labels, torch.tensor(classes))
-            if not rows.any():
-                continue
-            scores = logits(rows, classes)
-            within = labels[rows] - classes[0]  # each group is a run of consecutive labels
-            metrics[name] = ev.top1(scores, within)
-            metrics["ece" if name == "accuracy" else f"ece_{name}"] = ev.calibration_error(scores, within)
-        if "base" in metrics and "novel" in metrics:
-            metrics["hm"] = ev.harmonic_mean(metrics["base"], metrics["novel"])
-        return {name: rounded(value) for name, value in metrics.items()}
-
     def _adapter(
-        self, result: Fit, shape: PromptShape, classes: tuple[str, ...], training: Training, seed: int, together: int
+        self, result: Fit, shape: Shape, classes: tuple[str, ...], training: Training, seed: int, together: int
     ) -> Adapter:
         params = self.params.resolved()
-        params["prompts"]["depth"], params["train"]["epochs"] = shape.depth, len(result.history)
+        params["train"] = params["train"] | {"epochs": len(result.history) or None}
         info = AdapterInfo(
-            prompts=PromptsRecord(**asdict(shape)),
+            method=self.params.method,
+            shape=shape,
             drift_correction=self.recipe.drift_correction,
             backbone=record(self.backbone),
             classes=classes,
             template=self.manifest.template,
-            anchor_name=self.params.profile.templates,
+            anchor_name=self.anchor_name,
             anchor_templates=self.anchor_templates,
             origin=Origin(
                 dataset=self.name,

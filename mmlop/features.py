@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmlop import cache, mode
 from mmlop.backbone import Backbone
-from mmlop.encode import Packing, encode_image, encode_text
+from mmlop.encode import Deltas, Packing, encode_image, encode_text
 from mmlop.losses import correct_drift, unit
 
 CHUNK = 256  # texts or pictures per forward pass without gradients
@@ -72,12 +72,22 @@ def prompted_tokens(backbone: Backbone, class_names: Sequence[str], prompts: int
     return backbone.tokenize([f"{spoken(name)}." for name in class_names], prompts)
 
 
+def template_tokens(backbone: Backbone, class_names: Sequence[str], template: str) -> Tensor:
+    """Token rows [C, L] of each class's name in a template."""
+    return backbone.tokenize([template.replace("{}", spoken(name)) for name in class_names])
+
+
 def prompted_text(
-    backbone: Backbone, tokens: Tensor | Packing, prompts: Tensor, frozen: Tensor, drift_correction: bool = True
+    backbone: Backbone,
+    tokens: Tensor | Packing,
+    prompts: Tensor | None,
+    frozen: Tensor,
+    drift_correction: bool = True,
+    deltas: Deltas | None = None,
 ) -> Tensor:
-    """w* [..., C, d]: prompted text features of ``tokens`` [C, L] (or their packing) under ``prompts`` [..., J, n, d_t],
-    corrected for what moved all of them alike away from the ``frozen`` anchors [C, d]."""
-    features = unit(encode_text(backbone, tokens, prompts))
+    """w* [..., C, d]: text features of ``tokens`` [C, L] (or their packing) under ``prompts`` [..., J, n, d_t] and
+    ``deltas``, corrected for what moved all of them alike away from the ``frozen`` anchors [C, d]."""
+    features = unit(encode_text(backbone, tokens, prompts, deltas))
     return correct_drift(features, frozen) if drift_correction else features
 
 

@@ -48,6 +48,11 @@ def trainings(params: Params, parts: bool = True) -> list[Training]:
     return [*chosen, Training(ALL_CLASSES, shots)]
 
 
+def measured(params: Params) -> list[Training]:
+    """The same without the delivered adapter: what a sweep is about."""
+    return trainings(params)[:-1]
+
+
 def transfer(params: Params) -> Training:
     """What is trained on a source, to be tested on other data sets."""
     settings = params.protocols.transfer

@@ -106,6 +106,7 @@ def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained)
                 "shots": one.training.shots,
                 "epochs": len(one.history),
                 "metrics": one.metrics,
+                "shown": one.shown,
                 "history": one.history,
             }
             for one in trained
@@ -157,7 +158,7 @@ def _metrics(run: Run) -> dict[str, Metrics]:
 
 def _curve(histories: list[list[Epoch]]) -> str:
     """CSV of each epoch's values, averaged over seeds."""
-    names = sorted(histories[0][0])
+    names = sorted(histories[0][0]) if histories[0] else ["loss"]  # dvc.yaml plots it; not every method trains in epochs
     lines = [",".join(["epoch", *names])]
     for number, epochs in enumerate(zip(*histories, strict=True), start=1):
         lines.append(",".join([str(number), *(f"{mean(epoch[name] for epoch in epochs):.6g}" for name in names)]))

@@ -39,7 +39,7 @@ class Score:
 def score(classifier: Classifier, data: Fetched, part: str = "test") -> Score:
     """Accuracies over the classes of a fetched data set, which may differ from the adapter's.
 
-    Raises MmlopError for an unknown part and a part without pictures.
+    Raises MmlopError for an unknown part, a part without pictures, and classes that the adapter cannot score.
     """
     if part not in PARTS:
         raise MmlopError(f"There is no part '{part}': choose one of {listing(PARTS, part)}.")
@@ -47,10 +47,12 @@ def score(classifier: Classifier, data: Fetched, part: str = "test") -> Score:
     pictures = manifest.of(part)
     if not pictures:
         raise MmlopError(f"{manifest.name} has no pictures in its part '{part}'.")
+    classifier.require_known(manifest.classes)
     scores = logits(classifier, data, pictures, manifest.classes)
     labels = torch.tensor([picture.label for picture in pictures])
     per_class = tuple(zip(manifest.classes, ev.per_class(scores, labels), strict=True))
-    return Score(len(pictures), ev.top1(scores, labels), ev.calibration_error(scores, labels), per_class)
+    ece = ev.calibration_error(scores / classifier.adapter.info.temperature, labels)
+    return Score(len(pictures), ev.top1(scores, labels), ece, per_class)
 
 
 def logits(classifier: Classifier, data: Fetched, pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor:

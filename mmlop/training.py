@@ -1,4 +1,4 @@
-"""The training loop: prompts learned from a few pictures per class, resumable after any epoch to the same bits."""
+"""The training loop: factors learned from a few pictures per class, resumable after any epoch to the same bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -18,33 +18,49 @@ from torch import Tensor
 
 from mmlop import cache, mode
 from mmlop.backbone import Backbone
-from mmlop.encode import Packing, encode_image
+from mmlop.encode import Packing
 from mmlop.errors import MmlopError
-from mmlop.features import prompted_text, prompted_tokens
 from mmlop.files import replacing
-from mmlop.losses import Consistency, loss_terms, unit
-from mmlop.prompts import Factors, PromptShape, compose, initialise
+from mmlop.losses import Consistency, loss_terms
+from mmlop.prompts import Factors
 from mmlop.recorded import Recorded, Step
+from mmlop.shapes import Trainable, initialise, texts_of, tuned
 from mmlop.views import Shots, Views
 
 logger = logging.getLogger(__name__)
 
-CODE = ("backbone.py", "encode.py", "features.py", "losses.py", "prompts.py", "training.py", "views.py", "data/pictures.py")
+CODE = (
+    *(
+        "backbone.py",
+        "encode.py",
+        "features.py",
+        "lora.py",
+        "losses.py",
+        "prompts.py",
+        "shapes.py",
+        "training.py",
+        "views.py",
+    ),
+    "data/pictures.py",
+)
 
 Epoch = dict[str, float]  # mean of each loss term, training accuracy in percent, learning rate
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How prompts are trained. The defaults are the paper's, or PromptSRC's where it is silent."""
+    """How factors are trained. The defaults are MMLoP's, or PromptSRC's where its paper is silent."""
 
     epochs: int = 30
+    steps_per_shot: int | None = None  # in place of epochs
     batch_size: int = 4
     learning_rate: float = 0.0025
+    optimiser: str = "sgd"  # or adamw, which has no use for the momentum
     warmup_epochs: int = 1
     warmup_rate: float = 1e-5  # constant during warm-up
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    averaging: tuple[float, float] | None = None  # mean and spread of a Gaussian over epochs, in shares of their number
     crop: float = 0.08  # least share of the picture's area in a training view
     flip: bool = True  # mirror half of the views
     views: int = 0  # of every picture, drawn once and their frozen features kept; 0: fresh ones in every epoch
@@ -59,6 +75,21 @@ class Recipe:
             return self.warmup_rate
         return self.learning_rate * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs)) / 2
 
+    def share(self, epoch: int) -> float:
+        """What the factors after an epoch (from 0) count for in their average, as PromptSRC's Gaussian averaging: a normal
+        density over epochs 1 .. E, scaled to a sum of 1."""
+        mean, spread = (self.epochs * value for value in self.averaging or (1.0, 1.0))
+        exponents = [-((number - mean) ** 2) / (2 * spread**2) for number in range(1, self.epochs + 1)]
+        weights = [math.exp(exponent - max(exponents)) for exponent in exponents]  # the largest is 1: they never all vanish
+        return weights[epoch] / sum(weights)
+
+    def lasting(self, pictures: int, shots: int) -> Recipe:
+        """The same recipe with its length in epochs, for so many pictures of so many shots per class."""
+        if self.steps_per_shot is None:
+            return self
+        steps = max(1, pictures // min(self.batch_size, pictures))  # of an epoch
+        return replace(self, epochs=math.ceil(self.steps_per_shot * shots / steps), steps_per_shot=None)
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -68,7 +99,7 @@ class Fit:
 
 def fit(
     backbone: Backbone,
-    shape: PromptShape,
+    shape: Trainable,
     recipe: Recipe,
     shots: Shots,
     seed: int,
@@ -83,7 +114,7 @@ def fit(
 
 def fit_together(
     backbone: Backbone,
-    shape: PromptShape,
+    shape: Trainable,
     recipe: Recipe,
     shots: Mapping[int, Shots],
     name: str = "prompts",
@@ -102,30 +133,40 @@ def fit_together(
     seeds, first = list(shots), next(iter(shots.values()))
     if any(len(one.labels) != len(first.labels) or one.classes != first.classes for one in shots.values()):
         raise ValueError("seeds trained together need as many pictures, of the same classes")
-    texts = Packing(prompted_tokens(backbone, first.classes, shape.tokens), shape.tokens)
+    texts = texts_of(backbone, shape, first.classes, first.template)
     words = backbone.word_embeddings(first.template.split("{}")[0])
     starts = [initialise(shape, words, torch.Generator().manual_seed(seed)) for seed in seeds]
     factors = {key: torch.stack([start[key] for start in starts]).to(backbone.device).requires_grad_() for key in starts[0]}
-    optimiser = torch.optim.SGD(
-        list(factors.values()), lr=recipe.warmup_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
-    views = {seed: Views(backbone, recipe, one, seed) for seed, one in shots.items()}
+    optimiser = _optimiser(recipe, factors)
+    averages = {key: torch.zeros_like(value) for key, value in factors.items()} if recipe.averaging else {}
+    sees = tuned(shape, factors).sees
+    frozen = not sees or bool(recipe.consistency.image or recipe.consistency.logits)
+    views = {seed: Views(backbone, recipe, one, seed, frozen) for seed, one in shots.items()}
     checkpoint = checkpoints / f"{_key(backbone, shape, recipe, shots)}.safetensors" if checkpoints else None
-    history = _resume(checkpoint, factors, optimiser) if checkpoint else []
-    step = _step(backbone, recipe, texts, first.anchors, factors)
+    history = _resume(checkpoint, factors, averages, optimiser) if checkpoint else []
+    step = _step(backbone, shape, recipe, texts, first.anchors, factors)
     for epoch in range(len(history), recipe.epochs):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(epoch)
         history.append(_epoch(recipe, views, step, factors, optimiser, epoch, name))
+        for key, average in averages.items():
+            average.add_(factors[key].detach(), alpha=recipe.share(epoch))
         if checkpoint:
-            _save(checkpoint, factors, optimiser, history)
+            _save(checkpoint, factors, averages, optimiser, history)
         if on_epoch:
             on_epoch(epoch, dict(zip(seeds, history[-1], strict=True)))
-    trained = {key: value.detach().cpu() for key, value in factors.items()}
+    trained = {key: value.detach().cpu() for key, value in (averages or factors).items()}
     return {
         seed: Fit({key: value[index].clone() for key, value in trained.items()}, [epoch[index] for epoch in history])
         for index, seed in enumerate(seeds)
     }
+
+
+def _optimiser(recipe: Recipe, factors: Factors) -> torch.optim.Optimizer:
+    learned, first_rate = list(factors.values()), recipe.rate(0)
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(learned, lr=first_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(learned, lr=first_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def _epoch(
@@ -155,7 +196,9 @@ def _epoch(
     ]
 
 
-def _step(backbone: Backbone, recipe: Recipe, texts: Packing, anchors: Tensor, factors: Factors) -> Step:
+def _step(
+    backbone: Backbone, shape: Trainable, recipe: Recipe, texts: Packing | Tensor, anchors: Tensor, factors: Factors
+) -> Step:
     """From a batch to its loss terms, with their gradients left in the factors."""
     measure = torch.compile(_measure) if recipe.compile else _measure
 
@@ -163,7 +206,7 @@ def _step(backbone: Backbone, recipe: Recipe, texts: Packing, anchors: Tensor, f
         for factor in factors.values():
             if factor.grad is not None:
                 factor.grad.zero_()
-        terms = measure(backbone, recipe, texts, anchors, factors, views, frozen, labels)
+        terms = measure(backbone, shape, recipe, texts, anchors, factors, views, frozen, labels)
         terms["loss"].sum().backward()
         return {key: value.detach().clone() for key, value in terms.items()}
 
@@ -172,20 +215,20 @@ def _step(backbone: Backbone, recipe: Recipe, texts: Packing, anchors: Tensor, f
 
 def _measure(
     backbone: Backbone,
+    shape: Trainable,
     recipe: Recipe,
-    texts: Packing,
+    texts: Packing | Tensor,
     anchors: Tensor,  # w [C, d]
     factors: Factors,
     views: Tensor,  # uint8 [S, B, 3, H, W]
-    frozen: Tensor,  # f [S, B, d]
+    frozen: Tensor,  # f [S, B, d], or [S, B, 0] where nobody looks at it
     labels: Tensor,  # [S, B]
 ) -> dict[str, Tensor]:
     """The loss terms of S seeds, [S] each, and their accuracies in percent."""
-    vision, text = compose(factors)  # [S, J, n, d_v], [S, J, n, d_t]
-    per_view = vision.repeat_interleave(views.shape[1], dim=0)  # [S * B, J, n, d_v]
-    features = encode_image(backbone, backbone.normalise(views.flatten(0, 1)), per_view)
-    image = unit(features).view_as(frozen)  # f' [S, B, d]
-    classes = prompted_text(backbone, texts, text, anchors, recipe.drift_correction)  # w* [S, C, d]
+    now = tuned(shape, factors)
+    image = now.images(backbone, views.flatten(0, 1)).unflatten(0, labels.shape) if now.sees else frozen  # f' [S, B, d]
+    classes = now.texts(backbone, texts, anchors, recipe.drift_correction)  # w* [S, C, d]
+    classes = classes.expand(len(labels), -1, -1)  # where the text encoder stays as it is, all have the same
     terms = loss_terms(image, classes, frozen, anchors, labels, backbone.logit_scale, recipe.consistency)
     hits = (image.detach() @ classes.detach().mT).argmax(dim=-1) == labels  # [S, B]
     return terms | {"accuracy": 100 * hits.float().mean(dim=-1)}
@@ -198,7 +241,7 @@ def _diverged(name: str, seed: int, epoch: int, step: int, loss: Tensor) -> Mmlo
     )
 
 
-def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Mapping[int, Shots]) -> str:
+def _key(backbone: Backbone, shape: Trainable, recipe: Recipe, shots: Mapping[int, Shots]) -> str:
     """Everything that decides the result, as a short name."""
     digest = hashlib.sha256()
     about = [backbone.identity, mode.of(backbone, len(shots)), asdict(shape), asdict(recipe), cache.sources(*CODE)]
@@ -210,28 +253,41 @@ def _key(backbone: Backbone, shape: PromptShape, recipe: Recipe, shots: Mapping[
     return digest.hexdigest()[:32]
 
 
-def _save(path: Path, factors: Factors, optimiser: torch.optim.Optimizer, history: list[list[Epoch]]) -> None:
-    tensors = {name: value.detach().cpu() for name, value in factors.items()}
-    for name, value in factors.items():
-        tensors[f"momentum.{name}"] = optimiser.state[value]["momentum_buffer"].cpu()
-    with replacing(path) as beside:
-        beside.write_bytes(save(tensors, {"history": json.dumps(history)}))  # unlike save_file, says when a disk is full
+def _save(
+    path: Path, factors: Factors, averages: Factors, optimiser: torch.optim.Optimizer, history: list[list[Epoch]]
+) -> None:
+    tensors = {name: value.detach() for name, value in factors.items()}
+    tensors |= {f"average.{name}": value for name, value in averages.items()}
+    for name, factor in factors.items():
+        tensors |= {f"{key}.{name}": value for key, value in optimiser.state[factor].items()}
+    with replacing(path) as beside:  # unlike save_file, write_bytes says when a disk is full
+        about = {"history": json.dumps(history), "tensors": str(len(tensors))}
+        beside.write_bytes(save({name: value.cpu() for name, value in tensors.items()}, about))
 
 
-def _resume(path: Path, factors: Factors, optimiser: torch.optim.Optimizer) -> list[list[Epoch]]:
-    """Put factors and momentum back and return the finished epochs; an unreadable checkpoint counts as none."""
+def _resume(path: Path, factors: Factors, averages: Factors, optimiser: torch.optim.Optimizer) -> list[list[Epoch]]:
+    """Put factors and the optimiser's state back and return the finished epochs; an unreadable checkpoint is none."""
     if not path.exists():
         return []
     try:
         with safe_open(path, framework="pt") as stored:
-            history: list[list[Epoch]] = json.loads((stored.metadata() or {})["history"])
-            saved = {name: stored.get_tensor(name) for key in factors for name in (key, f"momentum.{key}")}
+            about = stored.metadata() or {}
+            history: list[list[Epoch]] = json.loads(about["history"])
+            saved = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no dictionary)
+        if len(saved) != int(about["tensors"]):
+            raise ValueError("tensors are missing")
+        factors_saved = {name: saved.pop(name) for name in factors}
+        averages_saved = {name: saved.pop(f"average.{name}") for name in averages}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         logger.warning("checkpoint %s cannot be read (%s): training starts again", path, error)
         return []
     with torch.no_grad():
-        for name, value in factors.items():
-            value.copy_(saved[name])
-            optimiser.state[value]["momentum_buffer"] = saved[f"momentum.{name}"].to(value.device)
+        for name, value in factors_saved.items():
+            factors[name].copy_(value)
+        for name, value in averages_saved.items():
+            averages[name].copy_(value)
+    for key, value in saved.items():  # what is left: "momentum_buffer.U"
+        state, name = key.split(".", 1)
+        optimiser.state[factors[name]][state] = value.to(factors[name].device) if value.dim() else value
     logger.info("resuming after epoch %d from %s", len(history), path)
     return history

@@ -46,9 +46,12 @@ def measure(adapters: Mapping[int, Adapter], backbone: Backbone, target: Fetched
     """Accuracy and calibration error on the target's test pictures, with all of the target's classes and no others as
     candidates: of the frozen CLIP with the target's template, and of each adapter.
 
-    Raises MmlopError for a target without test pictures.
+    Raises MmlopError for a target without test pictures, and for one with classes that the adapters cannot score.
     """
     manifest = target.manifest
+    classifiers = {seed: Classifier(adapter, backbone) for seed, adapter in adapters.items()}
+    for classifier in classifiers.values():
+        classifier.require_known(manifest.classes)
     pictures = manifest.of("test")
     if not pictures:
         raise MmlopError(f"{manifest.name} has no test pictures, so nothing can be transferred to it.")
@@ -58,8 +61,7 @@ def measure(adapters: Mapping[int, Adapter], backbone: Backbone, target: Fetched
     labels = torch.tensor([picture.label for picture in pictures])
     zero_shot = _scores((backbone.logit_scale * images @ text.T).cpu(), labels)
     return zero_shot, {
-        seed: _scores(Classifier(adapter, backbone).logits(prepared, manifest.classes), labels)
-        for seed, adapter in adapters.items()
+        seed: _scores(classifier.logits(prepared, manifest.classes), labels) for seed, classifier in classifiers.items()
     }
 
 

@@ -45,8 +45,9 @@ class Shots:
 class Views:
     """The views of one seed: fresh ones in every epoch, or drawn from a bank of ``recipe.views`` of each picture."""
 
-    def __init__(self, backbone: Backbone, recipe: Recipe, shots: Shots, seed: int) -> None:
-        self.backbone, self.recipe, self.shots, self.seed = backbone, recipe, shots, seed
+    def __init__(self, backbone: Backbone, recipe: Recipe, shots: Shots, seed: int, frozen: bool = True) -> None:
+        """``frozen`` says whether anybody looks at the frozen features; else they are zeros, [B, 0]."""
+        self.backbone, self.recipe, self.shots, self.seed, self.frozen = backbone, recipe, shots, seed, frozen
         self._bank = self._fill_bank() if recipe.views else None
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -59,6 +60,11 @@ class Views:
         pieces = self._pieces(epoch, size)
         for piece in pieces if self.backbone.device.type == "cpu" else _ahead(pieces):
             yield from zip(*(values.split(size) for values in piece), strict=True)
+
+    def means(self) -> Tensor:
+        """The mean frozen feature [N, d] of each picture's views; of a bank."""
+        assert self._bank is not None
+        return self._bank[1].mean(dim=1).to(self.backbone.device)
 
     def _pieces(self, epoch: int, size: int) -> Iterator[Batch]:
         """Several batches in one."""
@@ -74,7 +80,7 @@ class Views:
                 yield take(views), take(frozen), labels
             else:
                 views = take(self._augment((self.shots.pictures[i] for i in chosen.tolist()), generator))
-                yield views, image_features(self.backbone, views), labels
+                yield views, image_features(self.backbone, views) if self.frozen else views.new_empty(len(views), 0), labels
 
     def _fill_bank(self) -> tuple[Tensor, Tensor]:
         """Views uint8 [N, V, 3, S, S] and their frozen features [N, V, d], which are kept for further runs."""

@@ -28,9 +28,10 @@ from prefect.schedules import Cron, Interval, Schedule
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
-from mmlop import config
+from mmlop import config, schedules
 from mmlop.config import Params
 from mmlop.errors import MmlopError
+from mmlop.schedules import Retrain
 from mmlop.store import shown
 from pipelines import automations
 from pipelines.turns import DEFAULT_SLOT, SLOT
@@ -68,12 +69,12 @@ def reachable() -> Iterator[None]:
         raise away(error) from error
 
 
-def schedule(settings: config.Retrain, dataset: str) -> Schedule | None:
+def schedule(settings: Retrain, dataset: str) -> Schedule | None:
     """When a data set is retrained. Intervals count from a fixed day, so that deploying again does not move the runs."""
     text = settings.of(dataset)
     if text is None:
         return None
-    if every := config.interval(text):
+    if every := schedules.interval(text):
         return Interval(every, anchor_date=datetime(2024, 1, 1, tzinfo=UTC), timezone="UTC")
     return Cron(text, timezone=settings.timezone)
 
@@ -188,11 +189,11 @@ def _as_yaml(schedule: Schedule | None) -> list[dict[str, Any]]:
     return [{"interval": schedule.interval.total_seconds(), "anchor_date": anchor, "timezone": schedule.timezone}]
 
 
-def _when(settings: config.Retrain, dataset: str) -> str:
+def _when(settings: Retrain, dataset: str) -> str:
     text = settings.of(dataset)
     if text is None:
         return "by hand only"
-    return f"every {text}" if config.interval(text) else f"at {text} ({settings.timezone})"
+    return f"every {text}" if schedules.interval(text) else f"at {text} ({settings.timezone})"
 
 
 def _prefect(*arguments: str, cwd: Path) -> None:

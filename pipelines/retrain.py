@@ -21,6 +21,7 @@ from prefect.states import Completed, Failed
 from mmlop import config, registry, retraining, tracking
 from mmlop.data.mini import benchmark
 from mmlop.errors import MmlopError
+from mmlop.schedules import Retrain
 from pipelines import server, signals, stage, turns, workspace
 
 logger = logging.getLogger("pipelines.retrain")  # whatever name Prefect loads this file under
@@ -137,7 +138,7 @@ def show(dataset: str, result: retraining.Result, changes: dict[str, str]) -> No
         logger.warning("%s: Prefect could not keep the outcome (%s)", dataset, error)
 
 
-def not_now(settings: config.Retrain) -> str | None:
+def not_now(settings: Retrain) -> str | None:
     """Why a run of a deployment should not work: a newer one makes it superfluous, or it died too often. None: it should.
 
     Raises MmlopError where dying again and again needs a person.

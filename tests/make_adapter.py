@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ def make_adapter(clip: Backbone, seed: int = 0, shape: PromptShape | None = None
         dataset="pets", data_hash="d" * 64, split_hash="s" * 64, shots=16, seed=seed, params={"a": 1}, mode={"threads": 1}
     )
     fields: dict[str, Any] = {
-        "prompts": asdict(shape),
+        "method": "mmlop",
+        "shape": shape,
         "drift_correction": True,
         "backbone": record(clip),
         "classes": CLASSES,

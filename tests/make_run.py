@@ -6,7 +6,7 @@ The fixtures made from it are in `project_fixtures.py`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +79,11 @@ def make_run(root: Path, name: str, backbone: Path, seed: int = 1, noise: float 
     factors = initialise(shape, loaded.word_embeddings("a photo"), torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(seed)
     factors = {key: value + noise * torch.randn(value.shape, generator=generator) for key, value in factors.items()}
-    params = {"prompts": {"tokens": 2, "rank": 1, "depth": 2, "shared": True}, "fewshot": {"shots": 1, "seeds": [1, 2]}}
+    params = {"prompts": {"tokens": 2, "rank": 1, "depth": 2, "form": "shared"}, "fewshot": {"shots": 1, "seeds": [1, 2]}}
     mode, metrics = {"device": "cpu"}, {"validation": 50.0, "accuracy": 40.0 + seed, "ece": 5.0}
     info = AdapterInfo(
-        prompts=asdict(shape),
+        method="mmlop",
+        shape=shape,
         drift_correction=True,
         backbone=adapters.record(loaded),
         classes=CLASSES,

@@ -18,7 +18,11 @@ from safetensors.torch import load_file, save_file
 from mmlop.adapter import Adapter, BackboneRecord, identity
 from mmlop.backbone import Backbone, wrap
 from mmlop.errors import MmlopError
-from mmlop.prompts import PromptShape
+from mmlop.lora import LoraShape
+from mmlop.probe import ProbeShape
+from mmlop.prompts import Form, PromptShape
+from mmlop.shapes import NoShape, Shape
+from mmlop.tip import CacheShape
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +51,9 @@ def refit(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Non
 # Round trip
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_what_is_saved_is_what_is_loaded(backbone: Backbone, tmp_path: Path, shared: bool) -> None:
-    adapter = make_adapter(backbone, shape=PromptShape(2, 3, 2, 32, 32, shared))
+@pytest.mark.parametrize("form", ["shared", "low_rank"])
+def test_what_is_saved_is_what_is_loaded(backbone: Backbone, tmp_path: Path, form: Form) -> None:
+    adapter = make_adapter(backbone, shape=PromptShape(2, 3, 2, 32, 32, form))
     adapter.save(tmp_path / "a")
     loaded = Adapter.load(tmp_path / "a")
     assert loaded.info == adapter.info
@@ -60,6 +64,81 @@ def test_what_is_saved_is_what_is_loaded(backbone: Backbone, tmp_path: Path, sha
     loaded.save(tmp_path / "b")
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+SHAPES: dict[str, Shape] = {
+    "full": PromptShape(2, 3, None, 32, 32, "full"),
+    "text alone": PromptShape(1, 4, None, 32, 32, "full", "text"),
+    "image alone": PromptShape(2, 3, 1, 32, 32, "low_rank", "vision"),
+    "coupled": PromptShape(2, 3, None, 32, 32, "coupled"),
+    "lora": LoraShape(2, 2, 2, 32, 32),
+    "lora of some": LoraShape(2, 2, 2, 32, 32, ("q", "v"), 0.5),
+    "probe": ProbeShape(3, 16),
+    "cache": CacheShape(6, 3, 16),
+    "nothing": NoShape(),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_so_is_what_other_methods_leave(backbone: Backbone, tmp_path: Path, kind: str) -> None:
+    shape, generator = SHAPES[kind], torch.Generator().manual_seed(1)
+    factors = {name: torch.randn(size, generator=generator) for name, size in shape.factors.items()}
+    adapter = Adapter(factors, make_adapter(backbone, method="other").info.model_copy(update={"shape": shape}))
+    adapter.save(tmp_path / "a")
+    loaded = Adapter.load(tmp_path / "a")
+    assert loaded.info == adapter.info
+    assert type(loaded.shape) is type(shape)
+    assert loaded.factors.keys() == factors.keys()
+    assert all(torch.equal(loaded.factors[name], value) for name, value in factors.items())
+    loaded.save(tmp_path / "b")
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    assert "# other adapter for pets" in card
+    assert f"has {shape.trainable:,} trained\nnumbers: " in card
+    if factors:  # and factors of another kind are not taken for these
+        refit(tmp_path / "a", lambda tensors: tensors.pop(next(iter(factors))))
+    else:
+        refit(tmp_path / "a", lambda tensors: tensors.update(U=torch.zeros(1)))
+    with pytest.raises(MmlopError, match=r"holds .*, but .* was expected"):
+        Adapter.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("form", ["shared", "low_rank"])
+def test_format_1_is_still_read(backbone: Backbone, tmp_path: Path, form: Form) -> None:
+    """It knew MMLoP alone, with `prompts` in place of the shape."""
+    adapter = make_adapter(backbone, shape=PromptShape(2, 3, 2, 32, 32, form))
+    adapter.save(tmp_path / "a")
+
+    def as_format_1(info: dict[str, Any]) -> None:
+        shape = info.pop("shape")
+        prompts = {key: shape[key] for key in ("depth", "tokens", "rank", "vision_width", "text_width")}
+        del info["temperature"]
+        info.update(format=1, prompts=prompts | {"shared": form == "shared"})
+
+    edit(tmp_path / "a", as_format_1)
+    loaded = Adapter.load(tmp_path / "a")
+    assert loaded.info == adapter.info
+    assert all(torch.equal(loaded.factors[name], value) for name, value in adapter.factors.items())
+    loaded.save(tmp_path / "b")  # as format 2, and then it is the same adapter
+    adapter.save(tmp_path / "c")
+    assert identity(tmp_path / "b") == identity(tmp_path / "c")
+
+
+def test_format_1_is_checked_too(folder: Path) -> None:
+    edit(folder, lambda info: info.update(format=1))
+    with pytest.raises(MmlopError, match="format: Input should be 2"):  # format 2's shape, under format 1
+        Adapter.load(folder)
+    prompts = {"depth": 2, "tokens": 3, "rank": 4, "vision_width": 32, "text_width": 32, "shared": True}
+    edit(folder, lambda info: void((info.pop("shape"), info.update(prompts=prompts))))
+    with pytest.raises(MmlopError, match=r"prompts\.rank is 4, but 3 prompt tokens"):
+        Adapter.load(folder)
+    edit(folder, lambda info: info.update(prompts={**prompts, "rank": 2, "colour": 1}))
+    with pytest.raises(MmlopError, match=r"shape\.prompts\.colour: Unexpected keyword"):
+        Adapter.load(folder)
+    edit(folder, lambda info: info.update(prompts={**prompts, "rank": 1}))
+    with pytest.raises(MmlopError, match=r"U is \(2, 3, 2\) torch.float32, expected \(2, 3, 1\)"):
+        Adapter.load(folder)
 
 
 def test_the_folder_holds_three_files_and_nothing_is_left_beside_it(folder: Path) -> None:
@@ -86,7 +165,7 @@ def test_a_save_that_fails_keeps_the_old_folder(backbone: Backbone, folder: Path
 def test_the_json_is_sorted_and_ends_with_a_line(folder: Path) -> None:
     text = (folder / "adapter.json").read_text(encoding="utf-8")
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    assert json.loads(text)["format"] == 1
+    assert json.loads(text)["format"] == 2
 
 
 def test_factors_are_safetensors_and_no_pickle(folder: Path) -> None:
@@ -152,18 +231,25 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (truncate, "adapter.safetensors is corrupt"),
     "empty factors": (overwrite("adapter.safetensors", b""), "adapter.safetensors is corrupt"),
     "pickle": (lambda f: torch.save({}, f / "adapter.safetensors"), "adapter.safetensors is corrupt"),
-    "not json": (overwrite("adapter.json", b"{"), "not an adapter description of format 1: the file: Invalid JSON"),
-    "not text": (overwrite("adapter.json", b"\xff\xfe\x00"), "not an adapter description of format 1: the file"),
-    "a list": (overwrite("adapter.json", b"[]"), "not an adapter description of format 1: the file"),
-    "format 2": (lambda f: edit(f, lambda i: i.update(format=2)), "format 1: format: Input should be 1"),
-    "unknown key": (lambda f: edit(f, lambda i: i.update(colour=2)), "format 1: colour: Extra inputs"),
-    "missing key": (lambda f: edit(f, lambda i: i.pop("classes")), "format 1: classes: Field required"),
-    "unknown inner key": (lambda f: edit(f, lambda i: i["backbone"].update(x=1)), r"format 1: backbone\.x: Extra inputs"),
-    "missing inner key": (lambda f: edit(f, lambda i: i["origin"].pop("seed")), r"format 1: origin\.seed: Field required"),
-    "unknown prompts key": (lambda f: edit(f, lambda i: i["prompts"].update(x=1)), "format 1: prompts"),
-    "missing prompts key": (lambda f: edit(f, lambda i: i["prompts"].pop("rank")), "format 1: prompts"),
-    "impossible rank": (lambda f: edit(f, lambda i: i["prompts"].update(rank=4)), "prompts.rank is 4, but 3 prompt tokens"),
-    "wrong type": (lambda f: edit(f, lambda i: i.update(classes="cat")), "format 1: classes"),
+    "not json": (overwrite("adapter.json", b"{"), "not an adapter description of format 2: the file: Invalid JSON"),
+    "not text": (overwrite("adapter.json", b"\xff\xfe\x00"), "not an adapter description of format 2: the file"),
+    "a list": (overwrite("adapter.json", b"[]"), "not an adapter description of format 2: the file"),
+    "format 3": (lambda f: edit(f, lambda i: i.update(format=3)), "format 2: format: Input should be 2"),
+    "unknown key": (lambda f: edit(f, lambda i: i.update(colour=2)), "format 2: colour: Extra inputs"),
+    "missing key": (lambda f: edit(f, lambda i: i.pop("classes")), "format 2: classes: Field required"),
+    "unknown inner key": (lambda f: edit(f, lambda i: i["backbone"].update(x=1)), r"format 2: backbone\.x: Extra inputs"),
+    "missing inner key": (lambda f: edit(f, lambda i: i["origin"].pop("seed")), r"format 2: origin\.seed: Field required"),
+    "unknown shape key": (lambda f: edit(f, lambda i: i["shape"].update(x=1)), "format 2: shape"),
+    "missing shape key": (lambda f: edit(f, lambda i: i["shape"].pop("rank")), "format 2: shape"),
+    "no temperature": (lambda f: edit(f, lambda i: i.update(temperature=0)), "format 2: temperature: Input should be"),
+    "endless temperature": (
+        lambda f: edit(f, lambda i: i.update(temperature="inf")),
+        "format 2: temperature: Input should",
+    ),
+    "no kind": (lambda f: edit(f, lambda i: i["shape"].pop("kind")), "format 2: shape: Unable to extract tag"),
+    "unknown kind": (lambda f: edit(f, lambda i: i["shape"].update(kind="x")), "format 2: shape: Input tag 'x'"),
+    "impossible rank": (lambda f: edit(f, lambda i: i["shape"].update(rank=4)), "prompts.rank is 4, but 3 prompt tokens"),
+    "wrong type": (lambda f: edit(f, lambda i: i.update(classes="cat")), "format 2: classes"),
     "missing factor": (lambda f: refit(f, lambda t: t.pop("U")), "holds V_text, V_vision, but U, V_text, V_vision was exp"),
     "extra factor": (lambda f: refit(f, lambda t: t.update(W=torch.zeros(1))), "holds U, V_text, V_vision, W, but"),
     "wrong shape": (

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from make_run import CLASSES, make_run, relabel
 from said import Run, error
+
+from mmlop.adapter import Adapter
+from mmlop.methods import METHODS
+from mmlop.probe import ProbeShape
 
 pytest_plugins = ["cli_fixtures", "project_fixtures"]
 
@@ -21,7 +27,7 @@ def run(project: Path, backbone: Path) -> Path:
 
 
 COMMANDS = [
-    *("train", "evaluate", "predict", "report", "status", "deploy", "worker", "retrain"),
+    *("train", "evaluate", "predict", "report", "status", "deploy", "worker", "retrain", "methods", "benchmark"),
     *("data list", "data add", "data fetch", "data split", "data show", "data docs", "params check", "mini pretrain"),
     *("registry list", "registry show", "registry promote", "registry sync"),
 ]
@@ -65,6 +71,50 @@ def test_params_check(mmlop: Run, project: Path) -> None:
         file.write_text(valid)
     file.write_text(file.read_text() + "prompt: {rank: 1}\n")
     assert "no key 'prompt'; known keys: prompts" in error(mmlop("params", "check"))
+
+
+def test_params_check_of_another_method(mmlop: Run, project: Path) -> None:
+    file = project / "params.yaml"
+    file.write_text(file.read_text().replace("toy", "mini_digits") + "method: clip_lora\n")
+    found = json.loads(mmlop("params", "check", "--json").out)
+    assert (found["method"], found["lora"]) == ("clip_lora", {"rank": 2, "alpha": 1})
+    assert "prompts" not in found
+    assert found["train"]["steps_per_shot"] == 500
+    shown = mmlop("params", "check").out
+    assert "lora.rank" in shown
+    assert "clip_lora" in shown
+    file.write_text(file.read_text().replace("clip_lora", "clip_lore"))
+    assert "there is no method 'clip_lore': choose one of clip_lora, " in error(mmlop("params", "check"))
+
+
+def test_methods(mmlop: Run, project: Path) -> None:
+    listed = json.loads(mmlop("methods", "--json").out)
+    assert set(listed) == set(METHODS)
+    shown = mmlop("methods").out
+    assert all(name in shown for name in METHODS)
+    one = json.loads(mmlop("methods", "maple", "--json").out)
+    assert one == listed["maple"]
+    assert one["settings"]["prompts"] == {"encoders": "both", "form": "coupled", "tokens": 2, "depth": 9}
+    said = mmlop("methods", "maple").out
+    assert "arXiv 2210.03117" in said
+    assert "prompts.form" in said
+    assert "There is no method 'mapel': choose one of maple, " in error(mmlop("methods", "mapel"))
+
+
+def test_predict_with_a_linear_probe(mmlop: Run, project: Path, run: Path) -> None:
+    """It answers for its own classes, and says of others that it does not know them."""
+    info = Adapter.load(run / "adapter").info
+    shape = ProbeShape(len(CLASSES), 16)
+    factors = {name: torch.linspace(-1, 1, math.prod(size)).view(size) for name, size in shape.factors.items()}
+    changes = {"method": "linear_probe", "shape": shape, "drift_correction": False}
+    Adapter(factors, info.model_copy(update=changes)).save(project / "probe")
+    picture = next((project / "data/toy/pictures").iterdir())
+    said = mmlop("predict", project / "probe", picture, "--classes", "cat, dog", "--json", "--top", 2)
+    assert {one["label"] for one in json.loads(said.out)["labels"]} == {"cat", "dog"}
+    said = mmlop("predict", project / "probe", picture, "--classes", "cat, zebra")
+    assert (said.code, said.out) == (1, "")
+    assert "was not trained on 'zebra', and knows no other classes than " in said.err
+    assert json.loads(mmlop("evaluate", project / "probe", "--part", "val", "--json").out)["pictures"] == 40
 
 
 def test_predict_names_the_label_set_and_survives_a_bad_file(mmlop: Run, project: Path, run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 import yaml
 from conftest import tiny_clip
 
-from mmlop import config, configured
+from mmlop import config, configured, methods
 from mmlop.backbone import wrap
 from mmlop.data import templates
 from mmlop.errors import MmlopError
+from mmlop.prompts import PromptShape
 
 REPOSITORY = Path(__file__).parent.parent
 PROFILE = {
@@ -23,21 +25,17 @@ PROFILE = {
     "resolution": None,
     "precision": "fp32",
     "templates": "mini",
-    "tokens": 2,
-    "rank": 1,
-    "depth": 3,
-    "epochs": 10,
-    "learning_rate": 0.0025,
-    "threads": 1,
+    "prompts": {"tokens": 2, "rank": 1, "depth": 3},
+    "train": {"epochs": 10, "learning_rate": 0.0025, "threads": 1},
 }
-REAL = {"architecture": "ViT-B-16-quickgelu", "weights": "openai", "tokens": 4, "depth": 9, "epochs": 30}
+REAL = {"architecture": "ViT-B-16-quickgelu", "weights": "openai"}
 VALUES: dict[str, Any] = {
     "datasets": ["mini_pairs", "mini_digits"],
     "backbone": "mini",
     "device": "cpu",
     "data": {"seed": 0},
     "fewshot": {"shots": 16, "seeds": [1, 2, 3]},
-    "prompts": {"tokens": None, "rank": None, "depth": None, "shared": True},
+    "prompts": {"tokens": None, "rank": None, "depth": None, "form": "shared"},
     "loss": {"text": 25.0, "image": 10.0, "logits": 1.0, "drift_correction": True},
     "train": {"epochs": None, "learning_rate": None, "batch_size": 4},
     "champion": {"level": 0.05, "pictures": 30},
@@ -71,22 +69,22 @@ def removing(key: str) -> Callable[[dict[str, Any]], Any]:
 
 def test_the_repositorys_own_params_are_valid() -> None:
     params = config.load(REPOSITORY / "params.yaml")
-    for name, profile in params.profiles.items():
-        assert templates.get(profile.templates), name
-        assert profile.rank <= profile.tokens, name
-    paper = params.profiles["vit-b-16"]
-    assert (paper.tokens, paper.rank, paper.depth, paper.epochs, paper.learning_rate) == (4, 1, 9, 30, 0.0025)
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    for backbone, method in product(params.profiles, methods.METHODS):
+        found = config.parse(values | {"backbone": backbone, "method": method}, "here")
+        assert templates.get(found.profile.templates), backbone
 
 
 def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
     sections = ("data", "fewshot", "prompts", "loss", "train", "champion", "run")
-    params = config.load(written(tmp_path, *(removing(name) for name in sections)))
-    assert (params.loss.text, params.loss.image, params.loss.logits, params.loss.drift_correction) == (25, 10, 1, True)
-    assert (params.train.batch_size, params.train.momentum, params.train.weight_decay) == (4, 0.9, 5e-4)
-    assert (params.train.warmup_epochs, params.train.warmup_rate) == (1, 1e-5)
-    assert (params.fewshot.shots, params.fewshot.seeds, params.prompts.shared) == (16, (1, 2, 3), True)
-    paper = config.Profile(architecture="ViT-B-16-quickgelu")
-    assert (paper.tokens, paper.rank, paper.depth, paper.epochs, paper.learning_rate) == (4, 1, 9, 30, 0.0025)
+    params = config.load(written(tmp_path, setting("backbone", "vit-b-16"), *(removing(name) for name in sections)))
+    prompts, loss, train = (params.effective[section] for section in ("prompts", "loss", "train"))
+    assert prompts == {"encoders": "both", "form": "shared", "tokens": 4, "rank": 1, "depth": 9}
+    assert [loss[key] for key in ("text", "image", "logits", "distance", "drift_correction")] == [25, 10, 1, "l1", True]
+    assert [train[key] for key in ("epochs", "learning_rate", "batch_size")] == [30, 0.0025, 4]
+    assert [train[key] for key in ("optimiser", "momentum", "weight_decay")] == ["sgd", 0.9, 5e-4]
+    assert [train[key] for key in ("warmup_epochs", "warmup_rate", "crop", "flip")] == [1, 1e-5, 0.08, True]
+    assert (params.fewshot.shots, params.fewshot.seeds, params.method) == (16, (1, 2, 3), "mmlop")
 
 
 REFUSED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
@@ -163,54 +161,87 @@ def test_a_missing_file(tmp_path: Path) -> None:
         config.load(tmp_path / "params.yaml")
 
 
-def test_explicit_values_override_the_profile(tmp_path: Path) -> None:
-    plain = config.load(written(tmp_path))
-    profile = plain.profiles["mini"]
-    assert (plain.tokens, plain.rank, plain.depth) == (profile.tokens, profile.rank, profile.depth)
-    assert (plain.epochs, plain.learning_rate, plain.threads) == (profile.epochs, profile.learning_rate, profile.threads)
-    changed = config.load(
-        written(
-            tmp_path,
-            setting("prompts.rank", 2),
-            setting("prompts.depth", 1),
-            setting("train.epochs", 3),
-            setting("train.learning_rate", "1e-2"),  # YAML reads 1e-2 as a string
-            setting("train.threads", 4),
-        )
+def test_the_first_layer_that_has_a_value_decides(tmp_path: Path) -> None:
+    """params.yaml, the profile's values for the method, the profile's, the method's published ones, common ones."""
+
+    def rates(*changes: Callable[[dict[str, Any]], Any]) -> list[Any]:
+        found = config.load(written(tmp_path, *changes)).effective["train"]
+        return [found["epochs"], found["learning_rate"], found["momentum"]]
+
+    published = [removing("prompts"), lambda values: values["profiles"]["mini"].pop("train")]
+    assert rates(*published) == [30, 0.0025, 0.9]
+    assert rates() == [10, 0.0025, 0.9]
+    of_method = setting(
+        "profiles.mini.methods", {"mmlop": {"train": {"epochs": 7, "momentum": 0.0}}, "coop": {"train": {"epochs": 5}}}
     )
-    assert (changed.tokens, changed.rank, changed.depth) == (profile.tokens, 2, 1)
-    assert (changed.epochs, changed.learning_rate, changed.threads) == (3, 0.01, 4)
-    resolved = changed.resolved()
-    assert resolved["prompts"] == {"tokens": profile.tokens, "rank": 2, "depth": 1, "shared": True}
-    assert resolved["train"]["epochs"] == 3
-    assert plain.resolved()["train"]["epochs"] == profile.epochs
+    assert rates(of_method) == [7, 0.0025, 0.0]
+    assert rates(of_method, setting("train.learning_rate", "1e-2")) == [7, 0.01, 0.0]  # YAML reads 1e-2 as a string
+    assert rates(of_method, setting("train.epochs", 3)) == [3, 0.0025, 0.0]
+
+
+def test_epochs_and_steps_stand_for_one_another(tmp_path: Path) -> None:
+    lora = [setting("method", "clip_lora"), removing("prompts"), removing("loss")]
+
+    def length(*changes: Callable[[dict[str, Any]], Any]) -> tuple[Any, Any]:
+        found = config.load(written(tmp_path, *lora, *changes)).effective["train"]
+        return found["epochs"], found["steps_per_shot"]
+
+    assert length() == (10, None)  # the profile's epochs, not the published steps
+    assert length(setting("backbone", "vit-b-16")) == (None, 500)
+    assert length(setting("train.steps_per_shot", 9)) == (None, 9)
+    with pytest.raises(MmlopError, match=r"train is .*: epochs and steps_per_shot both say how long training is"):
+        length(setting("train", {"epochs": 3, "steps_per_shot": 9}))
+
+
+def test_what_a_method_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MmlopError, match=r"prompts\.form is given, but method zero_shot has no prompts: take it out"):
+        config.load(written(tmp_path, setting("method", "zero_shot")))
+    with pytest.raises(MmlopError, match=r"lora\.rank is given, but method mmlop has no lora"):
+        config.load(written(tmp_path, setting("lora", {"rank": 2})))
+    with pytest.raises(MmlopError, match="there is no method 'coopp': choose one of coop, "):
+        config.load(written(tmp_path, setting("method", "coopp")))
+    with pytest.raises(MmlopError, match="there is no method 'mmlp': choose one of mmlop, "):
+        config.load(written(tmp_path, setting("profiles.mini.methods", {"mmlp": {}})))
+
+
+def test_a_form_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    def refused(sentence: str, *changes: Callable[[dict[str, Any]], Any]) -> None:
+        with pytest.raises(MmlopError, match=sentence):
+            config.load(written(tmp_path, *changes))
+
+    refused(r"prompts\.rank is given, but prompts\.form is full", setting("prompts", {"rank": 1, "form": "full"}))
+    refused("prompts.form is shared, which ties", setting("prompts", {"encoders": "text"}))
+    coop = [setting("backbone", "vit-b-16"), setting("method", "coop")]
+    refused("prompts.form is low_rank, which needs a rank", *coop, setting("prompts", {"form": "low_rank"}))
+    refused("averaging.*mean is 15: input should be less than", setting("train.averaging", {"mean": 15, "std": 1}))
 
 
 def test_tokens_may_make_room_for_a_rank(tmp_path: Path) -> None:
     params = config.load(written(tmp_path, setting("prompts.rank", 5), setting("prompts.tokens", 6)))
-    assert (params.rank, params.tokens) == (5, 6)
+    assert (params.effective["prompts"]["rank"], params.effective["prompts"]["tokens"]) == (5, 6)
 
 
 def test_another_backbone_is_one_word(tmp_path: Path) -> None:
     params = config.load(written(tmp_path, setting("backbone", "vit-b-16")))
-    assert (params.tokens, params.rank, params.depth, params.epochs) == (4, 1, 9, 30)
+    assert params.effective["prompts"]["depth"] == 9
     assert params.resolved()["backbone"]["architecture"] == "ViT-B-16-quickgelu"
 
 
 def test_prompts_deeper_than_the_model_are_refused(tmp_path: Path) -> None:
     tiny = wrap(tiny_clip(), "tiny", "random")
     params = config.load(written(tmp_path, setting("prompts.depth", 2)))
-    shape = configured.prompt_shape(params, tiny)
+    shape = configured.shape(params, tiny)
+    assert isinstance(shape, PromptShape)
     assert (shape.depth, shape.tokens, shape.rank, shape.vision_width, shape.text_width) == (2, 2, 1, 32, 32)
     with pytest.raises(MmlopError, match=r"prompts\.depth is 3, but tiny has 2 image and 2 text blocks: choose 1 to 2"):
-        configured.prompt_shape(config.load(written(tmp_path, setting("prompts.depth", 3))), tiny)
+        configured.shape(config.load(written(tmp_path, setting("prompts.depth", 3))), tiny)
 
 
 def test_the_recipe_is_that_of_the_params_scaled_to_the_backbone(tmp_path: Path) -> None:
     tiny = wrap(tiny_clip(), "tiny", "random")
     params = config.load(written(tmp_path, setting("train.momentum", 0.5), setting("loss.drift_correction", False)))
     recipe = configured.recipe(params, tiny)
-    assert (recipe.momentum, recipe.drift_correction, recipe.epochs) == (0.5, False, params.epochs)
+    assert (recipe.momentum, recipe.drift_correction, recipe.epochs) == (0.5, False, 10)
     factor = tiny.logit_scale / 100 * (16 / 512) ** 0.5
     assert recipe.consistency.text == pytest.approx(25 * factor)
     assert recipe.consistency.image == pytest.approx(10 * factor)
@@ -242,8 +273,8 @@ def test_keys_of_a_source_and_of_a_profile_are_their_own(tmp_path: Path) -> None
     file = written(tmp_path, setting("sources", {"parts": {"folder": "photos", "templte": "a {}."}}))
     with pytest.raises(MmlopError, match=r"no key 'templte' in sources.parts; known keys: template, "):
         config.load(file)
-    file = written(tmp_path, setting("profiles.mini.epoch", 3))
-    with pytest.raises(MmlopError, match=r"no key 'epoch' in profiles.mini; known keys: epochs, "):
+    file = written(tmp_path, setting("profiles.mini.train.epoch", 3))
+    with pytest.raises(MmlopError, match=r"no key 'epoch' in profiles.mini.train; known keys: epochs, "):
         config.load(file)
 
 

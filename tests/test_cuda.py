@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from mmlop.backbone import Backbone, load, wrap
 from mmlop.classifier import Classifier
 from mmlop.encode import Packing, encode_image, encode_text
 from mmlop.features import frozen_text, prompted_tokens
+from mmlop.lora import LoraShape
 from mmlop.losses import Consistency, unit
 from mmlop.prompts import PromptShape, initialise
 from mmlop.recorded import Recorded
-from mmlop.training import Fit, Recipe, fit, fit_together
+from mmlop.shapes import Trainable
+from mmlop.training import Epoch, Fit, Recipe, fit, fit_together
 from mmlop.views import Shots, Views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU that torch can use")
@@ -26,6 +29,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this mach
 NAMES = ("red", "green", "blue")
 SHAPE = PromptShape(2, 2, 1, 32, 32)
 RECIPE = Recipe(epochs=2, warmup_epochs=0, learning_rate=0.01, consistency=Consistency(2.0, 1.0, 1.0))
+PLAIN = replace(RECIPE, consistency=Consistency(0, 0, 0), drift_correction=False)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,48 @@ def test_training_ends_where_the_cpu_ends_and_twice_at_the_same_bits(gpu: Backbo
     assert apart(first, fit(cpu, SHAPE, RECIPE, shots_for(cpu), seed=1)) < 1e-3
 
 
+METHODS: dict[str, tuple[Trainable, Recipe]] = {
+    "coop": (PromptShape(1, 4, None, 32, 32, "full", "text"), PLAIN),
+    "kgcoop": (PromptShape(1, 4, None, 32, 32, "full", "text"), replace(PLAIN, consistency=Consistency(1, 0, 0, "cosine"))),
+    "vpt": (PromptShape(2, 4, None, 32, 32, "full", "vision"), PLAIN),
+    "maple": (PromptShape(2, 2, None, 32, 32, "coupled"), PLAIN),
+    "promptsrc": (PromptShape(2, 4, None, 32, 32, "full"), replace(RECIPE, averaging=(0.75, 0.5))),
+    "clip_lora": (LoraShape(2, 2, 2, 32, 32), replace(PLAIN, optimiser="adamw", weight_decay=0.01, learning_rate=2e-4)),
+}
+
+
+@pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_where_the_cpu_ends_and_resumes_to_the_same_bits(
+    gpu: Backbone, cpu: Backbone, method: str, views: int, tmp_path: Path
+) -> None:
+    shape, recipe = METHODS[method]
+    recipe = replace(recipe, views=views)
+    first = fit(gpu, shape, recipe, shots_for(gpu), seed=1)
+    assert apart(first, fit(cpu, shape, recipe, shots_for(cpu), seed=1)) < 1e-3
+
+    class Killed(Exception):
+        pass
+
+    def stop(epoch: int, values: Epoch) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        fit(gpu, shape, recipe, shots_for(gpu), seed=1, checkpoints=tmp_path, on_epoch=stop)
+    again = fit(gpu, shape, recipe, shots_for(gpu), seed=1, checkpoints=tmp_path)
+    assert first.history == again.history
+    assert all(torch.equal(first.factors[name], again.factors[name]) for name in first.factors)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_seeds_of_every_method_together_end_where_each_ends_alone(gpu: Backbone, method: str) -> None:
+    shape, recipe = METHODS[method]
+    each = {seed: shots_for(gpu, seed) for seed in (1, 2)}
+    together = fit_together(gpu, shape, recipe, each)
+    for seed, shots in each.items():
+        assert apart(together[seed], fit(gpu, shape, recipe, shots, seed)) < 1e-3
+
+
 @pytest.mark.parametrize("views", [0, 2])
 def test_seeds_together_end_where_each_ends_alone(gpu: Backbone, views: int) -> None:
     recipe = replace(RECIPE, views=views)
@@ -98,7 +144,7 @@ def test_no_step_waits_for_the_gpu(gpu: Backbone) -> None:
     factors = {key: value[None].cuda().requires_grad_() for key, value in start.items()}
     optimiser = torch.optim.SGD(list(factors.values()), lr=0.01, momentum=0.9)
     batches = [tuple(part[None] for part in batch) for batch in Views(gpu, RECIPE, shots, 1).batches(0)]
-    recorded = training._step(gpu, RECIPE, texts, shots.anchors, factors)
+    recorded = training._step(gpu, SHAPE, RECIPE, texts, shots.anchors, factors)
     assert isinstance(recorded, Recorded)
     for batch in batches[:2]:  # the first one sets up libraries, the second is recorded
         recorded(*batch)

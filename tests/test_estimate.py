@@ -39,12 +39,17 @@ def bench(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Bench
             Image.fromarray(generator.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(file)
             rows.append(Picture(file.name, label, "train", content_of(file.read_bytes())))
     manifest = Manifest("parts", NAMES, "a photo of a {}.", "own", "a folder", tuple(rows), "k-fold")
+    profile = {
+        "architecture": "tiny",
+        "prompts": {"tokens": 2, "depth": 2},
+        "train": {"epochs": 2, "learning_rate": 0.05},
+    }
     values = {
         "datasets": ["parts"],
         "backbone": "tiny",
         "fewshot": {"shots": 16, "seeds": SEEDS},
         "protocols": {"few_shot": {"shots": [1]}},
-        "profiles": {"tiny": {"architecture": "tiny", "tokens": 2, "depth": 2, "epochs": 2, "learning_rate": 0.05}},
+        "profiles": {"tiny": profile},
     }
     params = config.Params.model_validate(values)
     return Bench(params, backbone, Fetched(manifest, folder), splits.make(manifest, [1, 16], SEEDS))
@@ -138,3 +143,14 @@ def test_one_picture_per_class_is_trained_on_and_written_all_the_same(
     assert results.sentence(run)
     rows = report.read(tmp_path / "results" / "parts.jsonl")
     assert tables.to_markdown(report.summarise(rows))
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "linear_probe", "tip_adapter", "coop", "clip_lora"])
+def test_every_kind_of_method_is_estimated(bench: Bench, backbone: Backbone, method: str) -> None:
+    params = config.Params.model_validate(bench.params.model_dump() | {"method": method})
+    other = Bench(params, backbone, bench.data, bench.split)
+    (delivered,) = (other.run(one, [1])[1] for one in protocols.trainings(params, other.has_parts))
+    assert delivered.adapter.info.method == method
+    assert set(delivered.metrics) == {"accuracy_estimate"}
+    if method == "zero_shot":  # which training on other folds does not change
+        assert delivered.metrics["accuracy_estimate"] == other.zero_shot()["accuracy"]

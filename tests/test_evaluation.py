@@ -70,6 +70,37 @@ def test_calibration_error_equals_its_loop(example: tuple[torch.Tensor, torch.Te
     assert ev.calibration_error(logits, labels, bins) == pytest.approx(slow_ece(logits, labels, bins), abs=1e-9)
 
 
+@settings(max_examples=80, deadline=None)
+@given(scored(), st.sampled_from([1, 2, 4, 10, 12, 15]))
+def test_reliability_equals_its_loop(example: tuple[torch.Tensor, torch.Tensor], bins: int) -> None:
+    logits, labels = example
+    found, rows = ev.reliability(logits, labels, bins), logits.tolist()
+    confidences = logits.softmax(dim=1).max(dim=1).values.tolist()
+    assert len(found) == bins
+    for k, (count, sure, right) in enumerate(found):
+        inside = [i for i, c in enumerate(confidences) if k / bins < c <= (k + 1) / bins]
+        assert count == len(inside)
+        if not inside:
+            assert (sure, right) == (0, 0)
+            continue
+        assert sure == pytest.approx(100 * sum(slow_confidence(rows[i]) for i in inside) / count)
+        assert right == pytest.approx(100 * sum(slow_prediction(rows[i]) == labels[i].item() for i in inside) / count)
+        assert 100 * k / bins < sure * (1 + 1e-12)
+        assert sure <= 100 * (k + 1) / bins * (1 + 1e-12)
+    assert sum(count for count, _, _ in found) == len(labels)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scored(), st.sampled_from([1, 4, 15]))
+def test_calibration_error_and_accuracy_follow_from_reliability(
+    example: tuple[torch.Tensor, torch.Tensor], bins: int
+) -> None:
+    found = ev.reliability(*example, bins)
+    gaps = sum(count * abs(sure - right) for count, sure, right in found)
+    assert ev.calibration_error(*example, bins) == pytest.approx(gaps / len(example[1]), abs=1e-12)
+    assert ev.top1(*example) == pytest.approx(sum(count * right for count, _, right in found) / len(example[1]))
+
+
 @pytest.mark.parametrize("classes", range(2, 13))
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below(classes: int) -> None:
     # Confidence 1/C is the upper edge of bin 0 of C bins; the other picture, just above it, is in bin 1.
@@ -83,6 +114,84 @@ def test_calibration_of_certainty() -> None:
     logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]])
     assert ev.calibration_error(logits, torch.tensor([0, 1])) == 0
     assert ev.calibration_error(logits, torch.tensor([1, 0])) == 100
+
+
+def slow_surprise(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
+    """Mean cross-entropy, picture by picture, of labels that count for (N + 1) / (N + 2) and others for the rest."""
+    total, (count, classes) = 0.0, logits.shape
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        scaled = [value / temperature for value in row]
+        log_sum = max(scaled) + math.log(sum(math.exp(value - max(scaled)) for value in scaled))
+        for index, value in enumerate(scaled):
+            share = (count + 1) / (count + 2) if index == label else 1 / (count + 2) / (classes - 1)
+            total += share * (log_sum - value)
+    return total / count
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored())
+def test_the_temperature_is_the_most_likely_one(example: tuple[torch.Tensor, torch.Tensor]) -> None:
+    found = ev.temperature(*example)
+    assert found + 1e-4 >= 1 / 20
+    assert found <= 20
+    least = slow_surprise(*example, found)
+    for step in range(61):
+        assert least <= slow_surprise(*example, 20 ** (step / 30 - 1)) + 1e-4
+    assert ev.temperature(*example) == found
+
+
+def test_a_temperature_undoes_a_known_one() -> None:
+    """Labels drawn from the probabilities themselves, then scores three times as sure."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 5, generator=generator)
+    labels = logits.softmax(dim=1).multinomial(1, generator=generator).squeeze(1)
+    assert ev.temperature(logits, labels) == pytest.approx(1, abs=0.03)
+    assert ev.temperature(3 * logits, labels) == pytest.approx(3, abs=0.09)
+    assert ev.calibration_error(3 * logits, labels) > 10 > 2 > ev.calibration_error(logits, labels)
+
+
+def test_without_pictures_or_a_choice_the_temperature_is_one() -> None:
+    assert ev.temperature(torch.empty(0, 3), torch.empty(0, dtype=torch.long)) == 1
+    assert ev.temperature(torch.ones(4, 1), torch.zeros(4, dtype=torch.long)) == 1
+
+
+@pytest.mark.parametrize("count", [1, 4, 100])
+def test_pictures_that_are_all_right_do_not_make_certain(count: int) -> None:
+    """Two classes, a gap of 2: the confidence becomes what the labels count for."""
+    logits, labels = torch.tensor([[2.0, 0.0]] * count), torch.zeros(count, dtype=torch.long)
+    confidence = (logits / ev.temperature(logits, labels)).softmax(dim=1)[0, 0].item()
+    assert confidence == pytest.approx((count + 1) / (count + 2), abs=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scored(), st.integers(1, 5))
+def test_groups_are_measured_among_their_own_classes(example: tuple[torch.Tensor, torch.Tensor], cut: int) -> None:
+    logits, labels = example
+    classes = logits.shape[1]
+    cut = min(cut, classes - 1)
+    groups = {"base": list(range(cut)), "novel": list(range(cut, classes)), "accuracy": list(range(classes))}
+    metrics, shown = ev.by_group(lambda rows, some: logits[rows][:, some], labels, groups)
+    for name, group in groups.items():
+        rows = [index for index, label in enumerate(labels.tolist()) if label in group]
+        if not rows:
+            assert name not in metrics
+            assert name not in shown
+            continue
+        within = [[logits[index, c].item() for c in group] for index in rows]
+        right = sum(group[slow_prediction(row)] == labels[index] for row, index in zip(within, rows, strict=True))
+        assert metrics[name] == pytest.approx(100 * int(right) / len(rows), abs=1e-4)
+        counts = shown[name]["confusion"]
+        assert [sum(row) for row in counts] == [labels.tolist().count(c) for c in group]
+        assert sum(counts[c][c] for c in range(len(group))) == right
+        error = slow_ece(
+            torch.tensor(within, dtype=torch.float64), torch.tensor([group.index(labels[i]) for i in rows]), 15
+        )
+        assert metrics["ece" if name == "accuracy" else f"ece_{name}"] == pytest.approx(error, abs=1e-4)
+        assert sum(count for count, _, _ in shown[name]["reliability"]) == len(rows)
+    both = "base" in metrics and "novel" in metrics
+    assert ("hm" in metrics) == both
+    if both:
+        assert metrics["hm"] == pytest.approx(ev.harmonic_mean(metrics["base"], metrics["novel"]), abs=1e-3)
 
 
 accuracies = st.just(0.0) | st.floats(0.001, 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def slow_l1(a: Tensor, b: Tensor) -> float:
     return sum(gaps) / len(gaps)
 
 
+def slow_cosine(a: Tensor, b: Tensor) -> float:
+    """Mean over classes of 1 - cos, of vectors that need not be of unit length."""
+    found = []
+    for x, y in zip(a.tolist(), b.tolist(), strict=True):
+        lengths = math.sqrt(sum(v * v for v in x)) * math.sqrt(sum(v * v for v in y))
+        found.append(1 - sum(v * w for v, w in zip(x, y, strict=True)) / lengths)
+    return sum(found) / len(found)
+
+
 def slow_terms(
     image: Tensor,
     text: Tensor,
@@ -57,7 +67,7 @@ def slow_terms(
         kl += sum(p * (math.log(p) - math.log(q)) for p, q in zip(p_row, q_row, strict=True))
     terms = {
         "ce": ce,
-        "text": weights.text * slow_l1(text, frozen_text),
+        "text": weights.text * {"l1": slow_l1, "cosine": slow_cosine}[weights.distance](text, frozen_text),
         "image": weights.image * slow_l1(image, frozen_image),
         "kl": weights.logits * kl / (batch * classes),
     }
@@ -79,7 +89,9 @@ def slow_drift(prompted: np.ndarray, frozen: np.ndarray) -> np.ndarray:
 @given(
     **sizes,
     tau=st.floats(1, 100),
-    weights=st.builds(Consistency, st.floats(0.1, 50), st.floats(0.1, 50), st.floats(0.1, 5)),
+    weights=st.builds(
+        Consistency, st.floats(0.1, 50), st.floats(0.1, 50), st.floats(0.1, 5), st.sampled_from(["l1", "cosine"])
+    ),
 )
 def test_every_term_equals_its_loop(
     batch: int, classes: int, width: int, seed: int, tau: float, weights: Consistency
@@ -183,7 +195,8 @@ def test_drift_is_corrected_separately_along_leading_dimensions() -> None:
             assert torch.allclose(together[i, j], correct_drift(prompted[i, j], frozen), atol=1e-12)
 
 
-def test_gradients_are_right() -> None:
+@pytest.mark.parametrize("distance", ["l1", "cosine"])
+def test_gradients_are_right(distance: Literal["l1", "cosine"]) -> None:
     image, text, frozen_image, frozen_text = (
         random_units(seed, size, 5).requires_grad_(seed < 2) for seed, size in enumerate((2, 3, 2, 3))
     )
@@ -191,13 +204,42 @@ def test_gradients_are_right() -> None:
     def loss(image: Tensor, text: Tensor) -> Tensor:
         moved = correct_drift(unit(text), frozen_text)
         labels = torch.tensor([2, 0])
-        return loss_terms(unit(image), moved, frozen_image, frozen_text, labels, 8.0, Consistency())["loss"]
+        weights = Consistency(distance=distance)
+        return loss_terms(unit(image), moved, frozen_image, frozen_text, labels, 8.0, weights)["loss"]
 
     assert torch.autograd.gradcheck(loss, (image, text), eps=1e-7, atol=1e-5)
 
 
 def test_scaling_is_the_identity_where_the_weights_were_published() -> None:
     assert Consistency(25, 10, 1).scaled_to(512, 100.0) == Consistency(25, 10, 1)
+
+
+@given(width=st.integers(1, 4096), tau=st.floats(0.1, 1000))
+def test_a_cosines_weight_does_not_depend_on_the_width(width: int, tau: float) -> None:
+    scaled = Consistency(8, 10, 1, "cosine").scaled_to(width, tau)
+    assert scaled.text == pytest.approx(8 * tau / 100)
+    assert scaled.image == pytest.approx(10 * tau / 100 * (width / 512) ** 0.5)
+    assert (scaled.logits, scaled.distance) == (1, "cosine")
+
+
+@pytest.mark.parametrize("distance", ["l1", "cosine"])
+@pytest.mark.parametrize("width", [32, 128, 512])
+def test_scaling_keeps_the_ratio_of_gradients(distance: Literal["l1", "cosine"], width: int) -> None:
+    """That of the text term to the cross-entropy, for features that differ alike, whatever the width."""
+
+    def ratio(width: int) -> float:
+        total = 0.0
+        for seed in range(20):
+            text, frozen_text = (random_units(10 * seed + k, 8, width) for k in (1, 2))
+            frozen_text, image = unit(text + 0.2 * frozen_text), unit(text[:4] + random_units(10 * seed + 3, 4, width))
+            text.requires_grad_()
+            weights = Consistency(25, 0, 0, distance).scaled_to(width, 100.0)
+            terms = loss_terms(image, text, image, frozen_text, torch.zeros(4, dtype=torch.long), 100.0, weights)
+            ce, pull = (torch.autograd.grad(terms[key], text, retain_graph=True)[0].norm() for key in ("ce", "text"))
+            total += float(pull / ce) / 20
+        return total
+
+    assert ratio(width) == pytest.approx(ratio(512), rel=0.15)
 
 
 @given(width=st.integers(1, 4096), tau=st.floats(0.1, 1000))

@@ -18,7 +18,7 @@ def params(**protocols: Any) -> Params:
         "backbone": "tiny",
         "fewshot": {"shots": 16},
         "protocols": protocols,
-        "profiles": {"tiny": {"architecture": "tiny", "epochs": 30}},
+        "profiles": {"tiny": {"architecture": "tiny", "train": {"epochs": 30}}},
     }
     return Params.model_validate(values)
 

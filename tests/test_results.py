@@ -59,10 +59,8 @@ def params() -> config.Params:
     profile = {
         "architecture": "tiny",
         "templates": "promptsrc",
-        "tokens": 2,
-        "depth": 2,
-        "epochs": 2,
-        "learning_rate": 0.05,
+        "prompts": {"tokens": 2, "depth": 2},
+        "train": {"epochs": 2, "learning_rate": 0.05},
     }
     fewshot, loss = {"shots": 2, "seeds": SEEDS}, {"text": 0, "image": 0}  # free to move far in two epochs
     values = {"datasets": ["colours"], "backbone": "tiny", "fewshot": fewshot, "loss": loss, "profiles": {"tiny": profile}}

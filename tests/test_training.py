@@ -294,7 +294,7 @@ def other_metadata(file: Path) -> None:
 def no_momentum(file: Path) -> None:
     with safe_open(file, framework="pt") as stored:
         metadata = stored.metadata()
-    save_file({k: v for k, v in load_file(file).items() if not k.startswith("momentum.")}, file, metadata=metadata)
+    save_file({k: v for k, v in load_file(file).items() if not k.startswith("momentum_buffer.")}, file, metadata=metadata)
 
 
 @pytest.mark.parametrize("spoil", [garbage, truncate, nothing, no_history, other_metadata, no_momentum])

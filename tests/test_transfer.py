@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_clip
 from make_adapter import make_adapter
 from PIL import Image
@@ -20,6 +21,11 @@ from mmlop.data.manifest import Fetched, Manifest, Picture, content_of
 from mmlop.errors import MmlopError
 from mmlop.experiment import Trained
 from mmlop.features import frozen_text, image_features
+from mmlop.lora import LoraShape
+from mmlop.probe import ProbeShape
+from mmlop.prompts import PromptShape
+from mmlop.shapes import NoShape, Shape
+from mmlop.tip import CacheShape
 
 NAMES = ("red", "green", "blue car")
 SOURCE = Manifest("toy", ("cat", "dog"), "a {}.", "CC0", "drawn", (), "published")
@@ -105,3 +111,34 @@ def test_a_target_without_test_pictures_is_refused(backbone: Backbone, adapters:
     empty = Fetched(Manifest("cars", NAMES, "a {}.", "CC0", "drawn", ()), Path())
     with pytest.raises(MmlopError, match="cars has no test pictures"):
         transfer.measure(adapters, backbone, empty)
+
+
+def test_a_linear_probe_cannot_be_transferred_to_other_classes(backbone: Backbone, target: Fetched) -> None:
+    shape = ProbeShape(3, backbone.embed_dim)
+    factors = {name: torch.ones(size) for name, size in shape.factors.items()}
+    info = make_adapter(backbone, method="linear_probe").info.model_copy(update={"shape": shape})
+    with pytest.raises(MmlopError, match="linear_probe adapter was not trained on 'red', and knows no other classes"):
+        transfer.measure({1: Adapter(factors, info)}, backbone, target)
+    known = info.model_copy(update={"classes": ("blue car", "red", "green")})
+    _, found = transfer.measure({1: Adapter(factors, known)}, backbone, target)
+    assert found[1]["accuracy"] == pytest.approx(100 * 13 / 39, abs=1e-3)  # all alike: red, the first, has a third
+
+
+def test_every_open_method_is_transferred_by_the_names_of_the_target(backbone: Backbone, target: Fetched) -> None:
+    shapes: dict[str, Shape] = {
+        "coop": PromptShape(1, 4, None, 32, 32, "full", "text"),
+        "vpt": PromptShape(2, 4, None, 32, 32, "full", "vision"),
+        "clip_lora": LoraShape(2, 2, 2, 32, 32),
+        "tip_adapter": CacheShape(6, 3, 16),
+        "zero_shot": NoShape(),
+    }
+    for method, shape in shapes.items():
+        generator = torch.Generator().manual_seed(0)
+        factors = {name: 0.1 * torch.rand(size, generator=generator) for name, size in shape.factors.items()}
+        info = make_adapter(backbone, method=method, drift_correction=False).info.model_copy(update={"shape": shape})
+        zero_shot, found = transfer.measure({1: Adapter(factors, info)}, backbone, target)
+        if method in ("tip_adapter", "zero_shot"):  # without votes for unknown classes the frozen CLIP alone
+            assert found[1] == {name: zero_shot[name] for name in found[1]}
+        classifier, tests = Classifier(Adapter(factors, info), backbone), target.manifest.of("test")
+        right = [classifier.predict(target.file(one), NAMES)[0].label == NAMES[one.label] for one in tests]
+        assert found[1]["accuracy"] == pytest.approx(100 * sum(right) / len(right), abs=1e-3), method

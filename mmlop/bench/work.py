@@ -112,15 +112,21 @@ class Training:
         return loss
 
     def _whole(self, views: Tensor, frozen: Tensor) -> dict[str, Tensor]:
-        vision, text = compose(self.factors)
+        vision, text = self._prompts()
         image = self.encoders.image(views, vision)
         classes = self.encoders.text(text, self.anchors)
         terms = loss_terms(image, classes, frozen, self.anchors, self.labels, self.logit_scale, Consistency())
         return self._backward(terms["loss"])
 
     def _text_alone(self) -> dict[str, Tensor]:
-        _, text = compose(self.factors)
+        _, text = self._prompts()
         return self._backward(torch.nn.functional.l1_loss(self.encoders.text(text, self.anchors), self.anchors))
+
+    def _prompts(self) -> tuple[Tensor, Tensor]:
+        vision, text = compose(self.factors)
+        assert vision is not None
+        assert text is not None
+        return vision, text
 
     def _backward(self, loss: Tensor) -> dict[str, Tensor]:
         for factor in self.factors.values():

@@ -11,9 +11,10 @@ import yaml
 from clone import ROOT
 from said import Run, error
 
-from mmlop import config
-from mmlop.config import Params, Retrain
+from mmlop import config, schedules
+from mmlop.config import Params
 from mmlop.errors import MmlopError
+from mmlop.schedules import Retrain
 from pipelines import deployment, turns
 
 pytest_plugins = ["cli_fixtures"]
@@ -86,7 +87,7 @@ def test_a_lock_is_held_by_whoever_inherited_it(tmp_path: Path) -> None:
 
 
 def test_an_interval_is_a_number_and_a_unit() -> None:
-    found = {text: config.interval(text) for text in ("30s", "15m", "6h", "2d", "0 3 * * *", "h", "-1h", "0h")}
+    found = {text: schedules.interval(text) for text in ("30s", "15m", "6h", "2d", "0 3 * * *", "h", "-1h", "0h")}
     assert list(found.values())[:4] == [
         timedelta(seconds=30),
         timedelta(minutes=15),
