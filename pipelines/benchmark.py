@@ -1,8 +1,12 @@
-"""All data sets, several at once: `python -m pipelines.benchmark`. DVC decides what has to run, run.runner where."""
+"""All data sets, several at once: `python -m pipelines.benchmark`. DVC decides what has to run, run.runner where.
+
+With the name of a grid of params.yaml, `python -m pipelines.benchmark GRID` measures that one instead (pipelines/grid.py).
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from prefect import flow, task
@@ -68,5 +72,13 @@ def main() -> None:
         started(params)
 
 
+def measured(grid: str) -> None:
+    """A grid; one that is expected to take long only if a person at the terminal agrees (`mmlop benchmark --yes`)."""
+    from pipelines import grid as grids
+
+    params = config.load()
+    grids.run(grids.planned(grid, params), params, grids.agreement(yes=False))
+
+
 if __name__ == "__main__":
-    stage.run("benchmark", main)
+    stage.run("benchmark", main if len(sys.argv) == 1 else measured)
