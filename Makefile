@@ -36,4 +36,4 @@ audit: setup
 	pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
 
 clean:
-	rm -rf data splits runs .mmlop mlflow.db* mlartifacts reports/timings.*
+	rm -rf data splits runs .mmlop mlflow.db* mlartifacts reports/timings.* reports/report.html

@@ -11,9 +11,12 @@ import typer
 
 from mmlop import privacy
 from mmlop.cli_bench import bench
+from mmlop.cli_benchmark import benchmark
 from mmlop.cli_data import app as data_app
 from mmlop.cli_deploy import deploy, retrain, worker
+from mmlop.cli_methods import methods
 from mmlop.cli_output import AsJson, Dataset, Device, Quiet, dvc, print_json, require_listed, show_table
+from mmlop.cli_report import report
 from mmlop.cli_status import status
 from mmlop.errors import MmlopError
 
@@ -33,7 +36,7 @@ params_app = typer.Typer(help="The configuration, params.yaml.", no_args_is_help
 registry_app = typer.Typer(help="Registered adapters: list, show, promote, sync.", no_args_is_help=True)
 for group, name in ((data_app, "data"), (registry_app, "registry"), (params_app, "params"), (mini_app, "mini")):
     app.add_typer(group, name=name)
-for command in (bench, deploy, retrain, status, worker):
+for command in (bench, benchmark, deploy, methods, report, retrain, status, worker):
     app.command()(command)
 
 
@@ -135,30 +138,10 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
-def report(as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Write reports/ from the results of the configured data sets and show the table."""
-    from mmlop import config, tables
-    from mmlop import report as reports
-
-    root = config.root()
-    summary = reports.write(root, reports.files(root, config.load()))
-    if as_json:
-        print_json(summary)
-    elif not quiet:
-        found = list(tables.of(summary))
-        for table in found:
-            groups = [group for group, _ in table.columns]
-            shown = ["" if i and groups[i - 1] == group else group for i, group in enumerate(groups)]
-            columns = [f"{group}\n{name}" for group, (_, name) in zip(shown, table.columns, strict=True)]
-            show_table(table.title, ["\ndata set", *columns], [list(row) for row in table.rows])
-        typer.echo("\n".join(tables.footnotes(found)))
-
-
 @params_app.command("check")
 def params_check(as_json: AsJson = False) -> None:
     """Validate params.yaml and show what it comes to for the chosen backbone."""
-    from mmlop import config
+    from mmlop import config, tracking
     from mmlop.data import datasets
 
     params = config.load()
@@ -167,7 +150,7 @@ def params_check(as_json: AsJson = False) -> None:
     if as_json:
         print_json(params.resolved() | {"datasets": list(params.datasets)})
         return
-    rows = [[f"{section}.{key}", str(value)] for section, keys in params.resolved().items() for key, value in keys.items()]
+    rows = [[name, value] for name, value in tracking.flatten(params.resolved()).items()]
     show_table("params.yaml is valid; it comes to", ["key", "value"], rows)
 
 

@@ -1,4 +1,4 @@
-"""The report over all data sets: results.jsonl, and two views of it, summary.json and summary.md."""
+"""The results of all data sets, and their summary: what the report (mmlop/page) is made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mmlop import tables
 from mmlop.config import Params
 from mmlop.errors import MmlopError
 from mmlop.evaluation import harmonic_mean
@@ -29,15 +28,15 @@ def files(root: Path, params: Params) -> list[Path]:
     return own + [folder / "transfer" / source / f"{target}.jsonl" for source, target in pairs]
 
 
-def write(root: Path, results: Sequence[Path]) -> Summary:
-    """Write reports/ from result files and return the summary. Raises MmlopError for one that is missing or damaged."""
-    records = [record for file in results for record in read(file)]
-    summary = summarise(records)
+def collect(root: Path, params: Params) -> list[Record]:
+    """The results of everything that is configured. Raises MmlopError for a file that is missing or damaged."""
+    return [record for file in files(root, params) for record in read(file)]
+
+
+def write(root: Path, records: Sequence[Record], summary: Summary) -> None:
     lines = [json.dumps(record, sort_keys=True) for record in records]
     write_text(root / "reports" / "results.jsonl", "\n".join(lines) + "\n")
     write_json(root / "reports" / "summary.json", summary)
-    write_text(root / "reports" / "summary.md", tables.to_markdown(summary))
-    return summary
 
 
 def read(file: Path) -> list[Record]:

@@ -1,9 +1,10 @@
-"""The tables of a report, from its summary: for people, on the terminal and in summary.md."""
+"""The tables of a report, from its summary: for people, on the terminal, in summary.md and on the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from mmlop.protocols import CROSS_DATASET, DOMAIN_GENERALISATION, IN_DOMAIN
@@ -23,8 +24,15 @@ TRANSFER_TITLES = {
 @dataclass(frozen=True)
 class Table:
     title: str  # empty for the main one
-    columns: tuple[tuple[str, str], ...]  # group and name, after a first column of data sets
+    columns: tuple[tuple[str, str], ...]  # group (or none) and name, after a first column
     rows: tuple[tuple[str, ...], ...]
+    first: str = "data set"  # the first column's name
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The groups of neighbouring columns, and how many each spans; empty if none has a name."""
+        found = [(name, len(list(columns))) for name, columns in groupby(group for group, _ in self.columns)]
+        return found if any(name for name, _ in found) else []
 
 
 def of(summary: Summary) -> Iterator[Table]:
@@ -64,14 +72,14 @@ def footnotes(tables: list[Table]) -> list[str]:
 
 def to_markdown(summary: Summary) -> str:
     tables = list(of(summary))
-    return "\n\n".join([*map(_markdown, tables), *footnotes(tables)]) + "\n"
+    return "\n\n".join([*map(markdown, tables), *footnotes(tables)]) + "\n"
 
 
-def _markdown(table: Table) -> str:
-    header = ["data set", *(" ".join(column) for column in table.columns)]
+def markdown(table: Table) -> str:
+    header = [table.first, *(" ".join(column).strip() for column in table.columns)]
     rows = [[f"**{row[0]}**" if row[0] == "mean" else row[0], *row[1:]] for row in table.rows]
     lines = [header, ["---"] + ["---:"] * len(table.columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return f"**{table.title}**\n\n{text}" if table.title else text
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mmlop import report, tables
+from mmlop.config import Params
 from mmlop.errors import MmlopError
 
 Record = dict[str, Any]
@@ -100,39 +101,50 @@ def put(root: Path, name: str, lines: list[Record]) -> None:
     (root / "results" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def files(root: Path, *names: str) -> list[Path]:
-    return [root / "results" / f"{name}.jsonl" for name in names]
+def params(*names: str) -> Params:
+    return Params.model_validate({"datasets": names, "backbone": "mini", "profiles": {"mini": {"architecture": "mini"}}})
 
 
-def test_the_files_of_a_report(tmp_path: Path) -> None:
+def test_the_results_of_what_is_configured_in_its_order(tmp_path: Path) -> None:
     put(tmp_path, "pets", PETS)
     put(tmp_path, "cars", CARS)
-    markdown = tables.to_markdown(report.write(tmp_path, files(tmp_path, "pets", "cars")))
+    put(tmp_path, "dogs", CARS)
+    assert report.collect(tmp_path, params("pets", "cars")) == PETS + CARS
+
+
+def test_the_files_of_results(tmp_path: Path) -> None:
+    found = report.summarise(PETS + CARS)
+    report.write(tmp_path, PETS + CARS, found)
     folder = tmp_path / "reports"
-    assert (folder / "summary.md").read_text(encoding="utf-8") == markdown
-    assert json.loads((folder / "summary.json").read_text()) == report.summarise(PETS + CARS)
+    assert json.loads((folder / "summary.json").read_text()) == found
     assert [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()] == PETS + CARS
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    report.write(tmp_path, files(tmp_path, "pets", "cars"))
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
-def test_missing_results_are_an_error_and_leave_no_report(tmp_path: Path) -> None:
+def test_missing_results_are_named(tmp_path: Path) -> None:
     put(tmp_path, "pets", PETS)
     with pytest.raises(MmlopError, match=r"no results at .*cars\.jsonl: run `dvc repro` \(or `mmlop train cars`\) first"):
-        report.write(tmp_path, files(tmp_path, "pets", "cars"))
-    assert not (tmp_path / "reports").exists()
+        report.collect(tmp_path, params("pets", "cars"))
 
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
-    put(tmp_path, "pets", PETS)
+    (tmp_path / "results").mkdir()
     (tmp_path / "results" / "pets.jsonl").write_text('{"dataset": "pe')
     with pytest.raises(MmlopError, match=r"pets\.jsonl is damaged"):
-        report.write(tmp_path, files(tmp_path, "pets"))
+        report.collect(tmp_path, params("pets"))
 
 
-def test_other_seeds_have_no_common_mean(tmp_path: Path) -> None:
-    put(tmp_path, "pets", PETS)
-    put(tmp_path, "cars", [line | {"seed": line["seed"] and line["seed"] + 10} for line in CARS])
+def test_other_seeds_have_no_common_mean() -> None:
+    cars = [line | {"seed": line["seed"] and line["seed"] + 10} for line in CARS]
     with pytest.raises(MmlopError, match="results of different seeds"):
-        report.write(tmp_path, files(tmp_path, "pets", "cars"))
+        report.summarise(PETS + cars)
+
+
+def test_a_bar_in_a_name_ends_no_cell() -> None:
+    table = tables.Table("", (("", "taken for"),), (("a|b", "c"),), "class")
+    assert tables.markdown(table).splitlines()[2] == r"| a\|b | c |"
+
+
+def test_groups_span_their_columns() -> None:
+    table = tables.Table("", (("here", "a"), ("here", "b"), ("published", "a")), ())
+    assert table.groups == [("here", 2), ("published", 1)]
+    assert tables.Table("", (("", "a"), ("", "b")), ()).groups == []

@@ -1,0 +1,65 @@
+"""Grids as charts: means, accuracy against size, curves over shots, differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from mmlop import charts, comparison
+from mmlop.comparison import Interval
+from mmlop.geometry import Chart, Point, Series
+from mmlop.measurements import Measurement
+from mmlop.page.grid_tables import Differences, Means, bounds
+from mmlop.page.naming import NAMES, numbered, titled
+from mmlop.paired import Paired
+from mmlop.verdicts import Sign
+
+NAMED = 16  # points up to which their names find room in one plot
+
+
+def of(found: Sequence[Measurement], means: Means, differences: Differences, signs: Sequence[Sign]) -> Iterator[Chart]:
+    series = numbered(found)
+    headline = next((m for m in ("hm", "accuracy") if any(m in metrics for metrics in means.values())), None)
+    if headline:
+        rows = [(titled(p), [_point(series[p], metrics[headline])]) for p, metrics in means.items() if headline in metrics]
+        yield _unkeyed(charts.rows(f"{NAMES[headline]}, mean over data sets, %", "%", rows))
+    sizes = [size for size in comparison.trade_off(found) if size.hm is not None]
+    if len({size.trainable for size in sizes}) > 1 and len(sizes) <= NAMED:
+        points = [_point(series[size.point], size.hm, size.trainable) for size in sizes if size.hm]
+        yield charts.scatter("HM against trained numbers", "trained numbers", "HM, %", points)
+    for metric in ("accuracy", "hm"):
+        if lines := [line for line in comparison.curve(found, metric).items() if len(line[1]) > 1]:
+            yield _curve(metric, lines)
+    for metric in ("hm", "novel", "accuracy"):
+        if rows := [(titled(p), [_difference(series[p], d[metric])]) for p, d in differences.items() if metric in d]:
+            title = f"MMLoP minus each: {NAMES[metric]}, points"
+            yield _unkeyed(charts.rows(title, "points", rows, zero=True, bars=True))
+
+    here, paper = Series("here", 0), Series("paper, eleven public data sets", 1)
+    if rows := [
+        (f"{sign.name}, {NAMES[sign.metric]}", [_difference(here, sign.here), Point(paper, sign.published)])
+        for sign in signs
+        if sign.here is not None and sign.published is not None
+    ]:
+        yield charts.rows("What each part changes, points", "points", rows, zero=True, bars=True)
+
+
+def _unkeyed(chart: Chart) -> Chart:
+    """Without a legend, since each row has its name."""
+    return replace(chart, legend=())
+
+
+def _curve(metric: str, lines: Sequence[tuple[str, list[tuple[int, Interval]]]]) -> Chart:
+    others = [name for name, _ in lines if name != "mmlop"]
+    series = {name: Series(titled(name), others.index(name) + 1 if name in others else 0) for name, _ in lines}
+    found = [[_point(series[name], value, shots) for shots, value in values] for name, values in lines]
+    of = "all classes" if metric == "accuracy" else "base to novel"
+    return charts.curves(f"{NAMES[metric]} by shots, {of}, %", "shots", "%", found, log=True)
+
+
+def _point(series: Series, found: Interval, x: float = 0.0) -> Point:
+    return Point.percent(series, found.mean, found.low, found.high, x)
+
+
+def _difference(series: Series, found: Paired) -> Point:
+    return Point(series, found.difference, *bounds(found))

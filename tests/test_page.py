@@ -1,0 +1,292 @@
+"""The report: what is in it, that it is the same for the same results, and that users' words stay words."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import make_grid
+import pytest
+from make_report import DATASETS, Element, make_project, make_run, parsed, records, written
+
+from mmlop import config, page, report, tables, tracking
+from mmlop.errors import MmlopError
+from mmlop.page import logged, printed, trained
+
+pytest_plugins = ["project_fixtures"]
+
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a|b", "`code`", "{{ 7 * 7 }}")
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `make demo` leaves, but for the runs."""
+    root = make_project(tmp_path / "project")
+    for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def full(demo: Path) -> Path:
+    """Everything that a report can be made from."""
+    make_grid.family(demo, DATASETS)
+    make_grid.ablation(demo, DATASETS)
+    make_grid.shots(demo)
+    for dataset in DATASETS:
+        make_run(demo, dataset, make_grid.names(6))
+    (demo / "reports").mkdir()
+    (demo / "reports" / "timings.json").write_text('{"train@mini_sketch": {"seconds": 12.345, "peak_mb": 678}}')
+    return demo
+
+
+def titles(found: Element) -> list[str]:
+    return [heading.text for section in found.all("section") for heading in section.all("h2")]
+
+
+def named(found: Element, title: str) -> Element:
+    (section,) = [one for one in found.all("section") if one.all("h2")[0].text == title]
+    return section
+
+
+def table(section: Element, caption: str) -> list[list[str]]:
+    (found,) = [one for one in section.all("table") if [c.text for c in one.all("caption")] == [caption]]
+    return found.cells()
+
+
+def test_all_sections_in_their_order(full: Path) -> None:
+    whole = parsed(written(full))
+    assert titles(whole) == [
+        "Results",
+        "Published results",
+        "Grid ablation",
+        "Grid family",
+        "Grid shots",
+        "Data set by data set",
+        "Costs",
+        "Measured on",
+        "Runs",
+    ]
+    assert "mmlop benchmark family" not in whole.all("header")[0].text
+
+
+def test_sections_without_data_are_left_out_with_a_sentence(demo: Path) -> None:
+    found = parsed(written(demo))
+    assert titles(found) == ["Results", "Published results"]
+    said = found.all("header")[0].text
+    for what in ("mmlop benchmark family", "dvc pull", "protocols.few_shot.shots"):
+        assert what in said
+    assert not (demo / "mlflow.db").exists()  # looking for links makes no store
+
+
+def test_every_part_can_be_reached_and_is_named(full: Path) -> None:
+    found = parsed(written(full))
+    ids = [one.attributes["id"] for tag in ("section", "select") for one in found.all(tag)]
+    assert len(ids) == len(set(ids))
+    links = [one.attributes["href"] for one in found.all("nav")[0].all("a")]
+    assert links == [f"#{one.attributes['id']}" for one in found.all("section")]
+    assert {one.attributes["for"] for one in found.all("label")} == {one.attributes["id"] for one in found.all("select")}
+    for choice in found.all("select"):
+        panels = found.all("div", data_of=choice.attributes["data-panels"] or "")
+        assert [one.all("h3")[0].text for one in panels] == [one.text for one in choice.all("option")]
+    for figure in found.all("figure"):
+        (drawing,) = figure.all("svg", role="img")
+        assert drawing.attributes["aria-label"] == figure.all("figcaption")[0].text
+    for box in found.all("div", role="region"):
+        assert box.attributes["tabindex"] == "0"  # so that a keyboard can scroll it
+        assert box.attributes["aria-label"]
+
+
+def test_every_chart_has_what_it_shows(full: Path) -> None:
+    found = parsed(written(full))
+    drawings = found.all("svg", role="img")
+    assert len(drawings) > 20
+    for drawing in drawings:
+        looks = [str(path.attributes["class"]).partition(" ")[0] for path in drawing.all("path")]
+        assert {"dot", "bar", "line", "cell"} & set(looks), drawing.attributes["aria-label"]
+        numbers = re.findall(r"-?\d+\.?\d*", " ".join(str(path.attributes["d"]) for path in drawing.all("path")))
+        width, height = map(float, str(drawing.attributes["viewbox"]).split()[2:])
+        assert all(-10 <= float(number) <= max(width, height) for number in numbers)
+        for words in drawing.all("text"):
+            assert 0 <= float(words.attributes["x"] or -1) <= width
+            assert 0 <= float(words.attributes["y"] or -1) <= height
+
+
+def test_tables_show_what_was_measured(full: Path) -> None:
+    found = parsed(written(full))
+    main = named(found, "Results").all("table")[0].cells()
+    summary = report.summarise([record for place, name in enumerate(DATASETS) for record in records(name, 60.0 + place)])
+    (expected,) = list(tables.of(summary))
+    assert main[1:] == [list(row) for row in expected.rows]
+    family = named(found, "Grid family")
+    means = {row[0]: row for row in table(family, "Means over data sets")}
+    assert means["Linear probe"][3:5] == ["", ""]  # knows no novel classes
+    folder = full / "results" / "benchmark" / "family" / "coop"
+    seeds = [[json.loads((folder / f"{d}.json").read_text())["seeds"][s][0] for d in DATASETS] for s in "123"]
+    per_seed = [sum(one["metrics"]["base"] for one in found) / 2 for found in seeds]
+    centre = sum(per_seed) / 3
+    half = 4.3027 * (sum((x - centre) ** 2 for x in per_seed) / 2) ** 0.5 / 3**0.5  # t(0.975) with 2 degrees of freedom
+    assert means["CoOp"][2] == f"{centre:.1f} [{centre - half:.1f}, {centre + half:.1f}]"
+    goals = table(family, "Goals that were fixed beforehand")
+    assert [row[-1] for row in goals[1:4]] == ["met"] * 3
+    signs = table(named(found, "Grid ablation"), "What each part changes, and the sign of it in the paper")
+    assert [row[:3] for row in signs[1::3]][:4] == [
+        ["low rank", "HM", "-0.45"],
+        ["consistency", "HM", "+1.72"],
+        ["drift correction", "HM", "+0.42"],
+        ["shared up-projection", "HM", "+0.50"],
+    ]
+    assert signs[4][-1] == "agrees"  # it brings much here
+    assert table(named(found, "Costs"), "Pipeline")[1] == ["train@mini_sketch", "12.3", "0.68"]
+
+
+def test_steps_are_told_only_of_points_that_are_there(full: Path) -> None:
+    family = named(parsed(written(full)), "Grid family")
+    assert "low rank" not in [row[0] for one in family.all("table") for row in one.cells()]  # ivlp, but not in low rank
+
+
+def test_the_twin_begins_with_the_main_table_and_is_the_same_everywhere(full: Path) -> None:
+    summary = page.write(full, config.load(full / "params.yaml"))
+    text = (full / page.TWIN).read_text(encoding="utf-8")
+    assert text.split("\n\n")[0] == tables.to_markdown(summary).split("\n\n")[0]
+    for heading in ("Published results", "Grid family", "Grid ablation"):
+        assert f"\n## {heading}\n" in text
+    for local in ("## Costs", "## Runs", "## Measured on", "seconds", "mlflow"):
+        assert local not in text
+    for line in text.splitlines():
+        assert line == line.rstrip()
+    rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("|")]
+    assert all(len(row) > 3 for row in rows)
+
+
+def test_the_same_results_give_the_same_bytes(full: Path) -> None:
+    written(full)
+    before = {file.name: file.read_bytes() for file in (full / "reports").iterdir()}
+    written(full)
+    assert {file.name: file.read_bytes() for file in (full / "reports").iterdir()} == before
+
+
+def test_words_of_users_stay_words(demo: Path) -> None:
+    names = [*HOSTILE, *make_grid.names(3)]
+    make_run(demo, "mini_sketch", names)
+    make_grid.put(demo, "family", "mmlop", {"method": "mmlop"}, "mini_sketch", 10, 80, 60, names)
+    make_grid.put(demo, "family", HOSTILE[0], {"loss.text": HOSTILE[0]}, "mini_sketch", 20, 70, 50, names)
+    found = parsed(written(demo))
+    assert len(found.all("script")) == 1
+    assert not found.all("img")
+    assert all(not name.startswith("on") for one in everything(found) for name in one.attributes)
+    said = named(found, "Data set by data set").text
+    for name in HOSTILE:
+        assert name in said
+    assert HOSTILE[0] in named(found, "Grid family").text
+
+
+def everything(element: Element) -> list[Element]:
+    return [one for inside in element.inside for one in (inside, *everything(inside))]
+
+
+def test_the_page_lets_a_browser_load_nothing_and_run_its_own_script_only(full: Path) -> None:
+    text = written(full)
+    found = parsed(text)
+    (policy,) = [one.attributes["content"] for one in found.all("meta") if one.attributes.get("http-equiv")]
+    rules = dict(rule.split(maxsplit=1) for rule in str(policy).split("; "))
+    assert rules["default-src"] == "'none'"
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        (own,) = found.all(tag)
+        digest = base64.b64encode(hashlib.sha256(own.text.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert not [one for one in everything(found) if "style" in one.attributes or "src" in one.attributes]
+    assert "http" not in re.sub(
+        r"https?://(127\.0\.0\.1|www\.w3\.org)", "", "".join(re.findall(r'(?:href|src)="[^"]*"', text))
+    )
+
+
+def test_a_thousand_classes_are_still_a_page(demo: Path) -> None:
+    make_run(demo, "mini_sketch", make_grid.names(1000))
+    text = written(demo)
+    assert len(text) < 2_000_000
+    section = named(parsed(text), "Data set by data set")
+    assert len([row for one in section.all("table") for row in one.cells() if row[0].startswith("thing")]) > 1000
+    assert len(section.all("image")) == 2
+
+
+def test_bins_of_seeds_are_pooled_by_their_pictures() -> None:
+    first, second = [[2, 40.0, 50.0], [0, 0.0, 0.0]], [[6, 20.0, 0.0], [0, 0.0, 0.0]]
+    assert trained.pooled([first, second]) == [[8, 25.0, 12.5], [0, 0.0, 0.0]]
+
+
+def test_public_data_sets_stand_beside_what_is_published(tmp_path: Path, demo: Path) -> None:
+    make_project(demo, ["eurosat", "mini_digits"])
+    make_grid.family(demo, ["eurosat", "mini_digits"])
+    found = parsed(written(demo))
+    beside = table(named(found, "Published results"), "HM, here and published")
+    assert beside[0] == ["data set", "CLIP", "MMLoP", "CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC"]
+    assert [row[0] for row in beside[1:]] == ["eurosat"]
+    assert beside[1][3:] == ["60.0", "68.7", "71.2", "82.3", "82.3"]
+    (panel,) = [one for one in named(found, "Grid family").all("div") if [h.text for h in one.all("h3")] == ["HM"]]
+    rows = {row[0]: row for row in panel.all("table")[0].cells()}
+    assert rows["eurosat"][-4:] == ["68.7", "71.2", "82.3", "82.3"]
+    assert rows["mini_digits"][-4:] == [""] * 4
+
+
+def test_published_cells_are_those_of_the_paper() -> None:
+    columns, cells = printed.columns(["dtd", "mini_digits"], "novel")
+    assert ("published", "CoOp") in columns
+    assert cells["dtd"][columns.index(("published", "CoOp"))] == "41.2"
+    assert set(cells["mini_digits"]) == {""}
+
+
+@pytest.mark.parametrize("where", ["runs/mini_sketch/run.json", "results/benchmark/family/coop/mini_digits.json"])
+def test_a_damaged_file_is_named_and_nothing_is_written(full: Path, where: str) -> None:
+    (full / where).write_text('{"format": 1')
+    with pytest.raises(MmlopError, match="is damaged"):
+        written(full)
+    assert [file.name for file in (full / "reports").iterdir()] == ["timings.json"]
+
+
+def test_missing_results_leave_no_report(demo: Path) -> None:
+    (demo / "results" / "mini_digits.jsonl").unlink()
+    with pytest.raises(MmlopError, match=r"no results at .*mini_digits\.jsonl: run `dvc repro`"):
+        written(demo)
+    assert not (demo / "reports").exists()
+
+
+def test_runs_of_a_server_are_links_and_without_one_their_ids_remain(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = full / "results" / "benchmark" / "family" / "coop" / "mini_digits.json"
+    run = json.loads(file.read_text())["mlflow_run"]
+    section = named(parsed(written(full)), "Runs")
+    assert run in section.text
+    assert "mlflow ui" in section.text
+    assert not section.all("a")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/")  # nobody answers there
+    section = named(parsed(written(full)), "Runs")
+    assert f"http://127.0.0.1:9/#/runs/{run}" in [one.attributes["href"] for one in section.all("a")]
+    assert "mlflow ui" not in section.text
+
+
+def test_runs_of_the_pipeline_are_found_in_the_store(project: Path, backbone: Path) -> None:
+    from make_run import make_run as make_trained
+
+    folder = make_trained(project, "toy", backbone)
+    run = tracking.log_run(folder, {})
+    section = logged.section(project, ["toy", "never_trained"], {})
+    assert section is not None
+    assert section.tables[0].rows == (("toy", run),)
+    (folder / "run.json").write_text((folder / "run.json").read_text() + " ")  # other results than those logged
+    assert logged.section(project, ["toy"], {}) is None
+
+
+def test_params_order_the_points_of_a_grid(full: Path) -> None:
+    values = json.loads((full / "params.yaml").read_text())
+    values["grids"] = {"family": {"about": "who is best", "vary": [{"method": ["ivlp", "mmlop", "coop"]}]}}
+    (full / "params.yaml").write_text(json.dumps(values))
+    found = parsed(written(full))
+    assert titles(found)[2:4] == ["Grid family", "Grid ablation"]
+    section = named(found, "Grid family")
+    assert [row[0] for row in table(section, "Means over data sets")[1:]] == ["IVLP", "MMLoP", "CoOp"]
+    assert "Who is best." in section.text
+    assert config.load(full / "params.yaml").grids["family"].about == "who is best"
