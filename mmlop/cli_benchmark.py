@@ -46,7 +46,6 @@ def benchmark(
 
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=[stage.Stderr()], force=True)
     logging.getLogger("pipelines.grid").setLevel("INFO")
-    stage.hide_mistakes()
     found = grids.planned(grid, params, workers, checked=not dry_run)
     if dry_run and as_json:
         print_json(_plan_json(found))

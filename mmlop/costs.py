@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +198,6 @@ def _noise(folder: Path, names: tuple[str, ...], shots: int, side: int) -> Fetch
     return Fetched(Manifest("noise", names, "a photo of a {}.", "none", "made up", tuple(rows)), folder)
 
 
-@lru_cache
 def _names(backbone: Backbone, count: int) -> tuple[str, ...]:
     """Class names that the backbone knows the words of."""
     if backbone.known_tokens is None:

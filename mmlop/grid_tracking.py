@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,42 @@ from mmlop.errors import MmlopError
 from mmlop.evaluation import summarise
 from mmlop.files import write_json
 from mmlop.measuring import Result
+from mmlop.points import Plan
 from mmlop.protocols import FEW_SHOT
 from mmlop.store import answering
+
+logger = logging.getLogger(__name__)
+
+
+def log_all(root: Path, plan: Plan) -> Log:
+    """Log what an earlier run could not, or what another grid has measured; and give what to log further results with."""
+    found = Log()
+    for job in measuring.jobs(root, plan):
+        found(job.file)
+    return found
+
+
+class Log:
+    """Logs result files to MLflow. One that is not there is a warning, once, and its results are logged by a later run."""
+
+    def __init__(self) -> None:
+        self.client: Any = None
+        self.lineage: dict[str, str] = {}
+        self.down = False
+
+    def __call__(self, file: Path) -> None:
+        """Log a result that is in no run yet."""
+        result = measuring.read(file)
+        if self.down or result is None or result["mlflow_run"]:
+            return
+        try:
+            if self.client is None:
+                self.client, self.lineage = tracking.connect(), tracking.lineage()
+            log(self.client, file, self.lineage)
+        except tracking.TrackingUnavailable as error:
+            self.down = True
+            cause = str(error).partition(": results stay")[0]
+            logger.warning("%s: results are on disk, and the same command logs them once it can.", cause)
 
 
 def log(client: Any, file: Path, lineage: Mapping[str, str]) -> str:

@@ -63,7 +63,8 @@ def split_of(root: Path, dataset: str, shots: tuple[int, ...], seeds: tuple[int,
 
 
 def forget() -> None:
-    """After a fetch, data may be others."""
+    """After a fetch, data may be others; and a backbone that is done with takes memory."""
+    _loaded.cache_clear()
     fetched.cache_clear()
     split_of.cache_clear()
 

@@ -124,6 +124,12 @@ def adopt(job: Job, known: dict[str, Path]) -> bool:
     return True
 
 
+def missing(root: Path, plan: Plan) -> list[Job]:
+    """What no grid has measured yet, of fetched data; what another grid has is taken from there."""
+    known = measured(root)
+    return [job for job in jobs(root, plan) if not adopt(job, known)]
+
+
 def measure(job: Job) -> Result:
     """Train and test every seed, and write the result. A training that was interrupted goes on from its last epoch.
 

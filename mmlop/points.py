@@ -104,7 +104,7 @@ def plan(name: str, params: Params) -> Plan:
     seeds = grid.seeds or params.fewshot.seeds
     points: dict[str, Point] = {}
     refused = []
-    for label, overrides in _labelled(grid):
+    for label, overrides in _labelled(grid, params):
         try:
             point = Point(label or "as configured", overrides, overridden(params, seeds, grid.set | overrides), grid.part)
             _require_measured(point)
@@ -136,15 +136,18 @@ def _require_measured(point: Point) -> None:
         )
 
 
-def _labelled(grid: Grid) -> Iterator[tuple[str, Overrides]]:
-    """Every point of every alternative, each under a label of its own: the values that vary in the alternative, or if that
-    label is taken, all of its values."""
+def _labelled(grid: Grid, params: Params) -> Iterator[tuple[str, Overrides]]:
+    """Every point of every alternative, each under a label of its own: the values that vary in the alternative, and its
+    method if that is another one than params.yaml's; if that label is taken, all of its values."""
     taken: set[str] = set()
     for alternative in grid.vary:
-        varying = [key for key, values in alternative.items() if len(values) > 1] or list(alternative)
+        many = [key for key, values in alternative.items() if len(values) > 1]
+        if many and alternative.get("method", (params.method,)) != (params.method,):
+            many.append("method")
+        shown = [key for key in alternative if key in many or not many]
         for chosen in product(*alternative.values()):
             overrides = dict(zip(alternative, chosen, strict=True))
-            label = _label({key: overrides[key] for key in varying})
+            label = _label({key: overrides[key] for key in shown})
             if label in taken:
                 label = _label(overrides)
             taken.add(label)

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from mmlop import config
@@ -68,7 +69,8 @@ def runner(params: Params) -> Any:
 def main() -> None:
     params = config.load()
     started = benchmark.with_options(task_runner=runner(params))
-    with server.running():
+    # In so many words: Prefect has read the environment by now.
+    with server.running() as url, temporary_settings({PREFECT_API_URL: url}):
         started(params)
 
 

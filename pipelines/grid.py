@@ -1,4 +1,4 @@
-"""A grid of params.yaml, measured: a Prefect task for each point and data set, whose result is on disk once it has ended.
+"""A grid of params.yaml: what of it is missing, its data fetched, and the rest measured by pipelines/grid_flow.py.
 
 `mmlop benchmark GRID`, or `python -m pipelines.benchmark GRID`. What is on disk under the same key is not measured again.
 """
@@ -6,33 +6,24 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
+import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
-
-from mmlop import cache, config, configured, costs, grid_tracking, inputs, measuring, points, tracking
+from mmlop import cache, config, configured, costs, inputs, measuring, points
 from mmlop.config import Params
 from mmlop.costs import Expected
 from mmlop.data import datasets, public
 from mmlop.errors import MmlopError
 from mmlop.files import dump_json, write_json
-from mmlop.measuring import Job
+from mmlop.grid_tracking import log_all
 from mmlop.points import Plan, Point, Refused
-from pipelines import server, stage, turns, workspace
-from pipelines.progress import bars
-from pipelines.train import not_a_users_mistake
+from pipelines import server, turns, workspace
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +34,6 @@ PAINTING = tuple(
 )
 
 
-class WorkerDied(MmlopError):
-    """A process that measured was ended from outside. What others have measured is on disk."""
-
-
 @dataclass(frozen=True)
 class Planned:
     """A grid before it is run."""
@@ -54,10 +41,6 @@ class Planned:
     plan: Plan
     pending: tuple[tuple[Point, str], ...]  # what is not measured yet, as far as can be told before data are fetched
     workers: int
-
-    @property
-    def total(self) -> int:
-        return len(self.plan.points) * len(self.plan.datasets)
 
 
 def planned(name: str, params: Params, workers: int | None = None, checked: bool = True) -> Planned:
@@ -102,136 +85,34 @@ def run(found: Planned, params: Params, agree: Callable[[Expected], None]) -> No
         if found.pending:
             agree(costs.expected(root, plan, params, found.pending, found.workers))
         fetch(root, plan, params)
-        if missing(root, plan):
-            with server.running() as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                _persist(plan.name, found.workers, params.run.retries)
-        else:
+        if not measuring.missing(root, plan):
             log_all(root, plan)
-
-
-def missing(root: Path, plan: Plan) -> list[Job]:
-    """What no grid has measured yet; what another one has is taken from there."""
-    known = measuring.measured(root)
-    return [job for job in measuring.jobs(root, plan) if not measuring.adopt(job, known)]
-
-
-def _persist(grid: str, workers: int, retries: int) -> None:
-    """The flow, and again where a worker died: all of the others end with it. Raises MmlopError as `measure_grid` does."""
-    for left in reversed(range(1 + retries)):
-        try:
-            return _started(grid, workers)
-        except WorkerDied as error:
-            if not left:
-                raise
-            logger.warning("%s Going on with new ones.", error)
-
-
-def _started(grid: str, workers: int) -> None:
-    """The flow, in this process with one worker and otherwise in as many others: training is bound by Python."""
-    runner: Any = ThreadPoolTaskRunner(max_workers=1)
-    if workers > 1:
-        runner = ProcessPoolTaskRunner(max_workers=workers, initializer=begin_worker)
-    try:
-        measure_grid.with_options(task_runner=runner)(grid)
-    except httpx.TransportError as error:
-        raise MmlopError(
-            f"The Prefect server cannot be reached any more ({error}): start it and run the same command again, which "
-            f"measures nothing twice."
-        ) from error
-
-
-def begin_worker() -> None:
-    """What the parent has said of logs holds here too; and a worker ends with the parent, even where that is killed."""
-    stage.hide_mistakes()
-    logging.getLogger("mmlop.data.splits").setLevel(logging.ERROR)  # the parent has warned of classes with few pictures
-
-    def follow() -> None:
-        if (parent := multiprocessing.parent_process()) is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, name="follow", daemon=True).start()
-
-
-@task(
-    task_run_name="{job.label} on {job.dataset}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retry_condition_fn=not_a_users_mistake,
-)
-def measure(job: Job) -> str:
-    """Measure a point on a data set; what came of it, in a line."""
-    with turns.slot():
-        result = measuring.measure(job)
-    return f"{measuring.sentence(result)}, {result['seconds']:.0f} s"
-
-
-@flow(name="benchmark-grid", flow_run_name="benchmark-grid-{grid}", validate_parameters=False)
-def measure_grid(grid: str) -> None:
-    """Measure what is missing of a grid, and log each result to MLflow as it comes in."""
-    root, params = config.root(), config.load()
-    plan = fitting(points.plan(grid, params), checked=True)
-    jobs = missing(root, plan)
-    log = log_all(root, plan)
-    failed: list[str] = []
-    attempt = measure.with_options(retries=params.run.retries)
-    with bars() as bar:
-        advance = bar(grid, len(jobs))
-        futures = [attempt.submit(job) for job in jobs]
-        for number, (job, future) in enumerate(zip(jobs, futures, strict=True), start=1):
-            answer = _answer(future)
-            if isinstance(answer, BaseException):
-                failed.append(f"{job.label} on {job.dataset}: {_said(answer)}")
-                logger.warning("%s", failed[-1])
-            else:
-                logger.info("%d of %d: %s on %s: %s", number, len(jobs), job.label, job.dataset, answer)
-                log(job.file)
-            advance()
-    if failed:
-        raise MmlopError(" ".join([f"{len(failed)} of {len(jobs)} measurements failed; the others are on disk.", *failed]))
-
-
-def _answer(future: Any) -> Any:
-    """What a task returned, or the exception it ended with. Raises WorkerDied for one that had no end."""
-    try:
-        return future.result(raise_on_failure=False)
-    except BrokenExecutor as error:
-        raise WorkerDied("A worker process died, most likely for want of memory (fewer --workers need less).") from error
-
-
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, MmlopError) else f"{type(error).__name__}: {error}"
-
-
-def log_all(root: Path, plan: Plan) -> Log:
-    """Log what an earlier run could not, or what another grid has measured; and give what to log further results with."""
-    log = Log()
-    for job in measuring.jobs(root, plan):
-        log(job.file)
-    return log
-
-
-class Log:
-    """Logs result files to MLflow. One that is not there is a warning, once, and its results are logged by a later run."""
-
-    def __init__(self) -> None:
-        self.client: Any = None
-        self.lineage: dict[str, str] = {}
-        self.down = False
-
-    def __call__(self, file: Path) -> None:
-        """Log a result that is in no run yet."""
-        result = measuring.read(file)
-        if self.down or result is None or result["mlflow_run"]:
             return
-        try:
-            if self.client is None:
-                self.client, self.lineage = tracking.connect(), tracking.lineage()
-            grid_tracking.log(self.client, file, self.lineage)
-        except tracking.TrackingUnavailable as error:
-            self.down = True
-            cause = str(error).partition(": results stay")[0]
-            logger.warning("%s: results are on disk, and the same command logs them once it can.", cause)
+        with server.running():
+            _measured(plan.name, found.workers)
+
+
+def _measured(grid: str, workers: int) -> None:
+    """The flow, in a process that knows the Prefect server from its start, as Prefect reads its settings once. What ends
+    this process ends that one too, and loses only what is being measured. Raises MmlopError with what failed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.grid_flow", grid, str(workers)],
+        cwd=config.root(),
+        stdin=subprocess.PIPE,  # which it sees the end of
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that it can be ended together with its workers
+    )
+    assert process.stdout is not None
+    try:
+        said = process.stdout.read().strip()
+        process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode:
+        raise MmlopError(said or f"The process that measures ended with code {process.returncode}: run the same again.")
 
 
 # ---- data ----

@@ -119,7 +119,7 @@ def test_nothing_in_common_gives_nothing() -> None:
     assert not any(of(apart) for of in (comparison.means, paired.paired, comparison.costs, comparison.trade_off))
     assert comparison.common(apart).left_out == {"a": ("two",), "b": ("mmlop",)}
     assert comparison.common(measured(one={"a": {1: (5.0, 5.0)}}, two={"a": {2: (5.0, 5.0)}})).datasets == ()
-    assert [goal.met for goal in verdicts.goals(apart)] == [None] * 5
+    assert [goal.met for goal in verdicts.goals(apart)] == [None] * 7
     assert not any(of([]) for of in (comparison.means, comparison.curve, comparison.per_dataset))
 
 
@@ -294,7 +294,7 @@ def levels(**points: tuple[float, float]) -> list[Measurement]:
 
 def test_goals_are_met_at_their_bounds_and_not_beyond() -> None:
     files = levels(mmlop=(70, 70), coop=(69.9, 69.9), ivlp=(70, 70), promptsrc=(70.5, 70.5), maple=(70.6, 70.6))
-    above_coop, above_ivlp, near_promptsrc, near_best, novel = verdicts.goals(files)
+    above_coop, _, above_ivlp, _, near_promptsrc, near_best, novel = verdicts.goals(files)
     assert (above_coop.met, above_ivlp.met, near_promptsrc.met, near_best.met, novel.met) == (
         True,
         False,
@@ -310,7 +310,7 @@ def test_goals_are_met_at_their_bounds_and_not_beyond() -> None:
 def test_goals_leave_out_the_untrained_where_they_should_and_say_what_was_not_measured() -> None:
     files = levels(mmlop=(70, 70), zero_shot=(60, 90), coop=(80, 71), kgcoop=(60, 65))
     files = [one.model_copy(update={"trainable": 0}) if one.point == "zero_shot" else one for one in files]
-    above_coop, above_ivlp, near_promptsrc, near_best, novel = verdicts.goals(files)
+    above_coop, _, above_ivlp, _, near_promptsrc, near_best, novel = verdicts.goals(files)
     assert (above_ivlp.met, above_ivlp.theirs, near_promptsrc.met, near_promptsrc.difference) == (None, None, None, None)
     assert (near_best.other, near_best.met, above_coop.met) == ("coop", False, False)
     assert (novel.other, novel.met) == ("kgcoop", True)  # zero-shot's 90 is not of a trained method

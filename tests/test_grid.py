@@ -77,12 +77,13 @@ def test_labels_say_what_varies() -> None:
     assert labels(vary=[{"fewshot.shots": [4], "method": ["coop"]}]) == ["shots=4, coop"]
     assert labels(vary=[{"fewshot.shots": [4, 8], "method": ["coop", "vpt"]}])[1] == "shots=4, vpt"
     assert labels(vary=[{"loss.drift_correction": [False]}]) == ["drift_correction=false"]
+    assert labels(vary=[{"method": ["maple"], "train.epochs": [2, 3]}]) == ["maple, epochs=2", "maple, epochs=3"]
     assert labels() == ["as configured"]
 
 
 def test_labels_that_would_be_the_same_say_more() -> None:
-    vary = [{"method": [name], "prompts.depth": [1, 2]} for name in ("promptsrc", "ivlp")]
-    assert labels(vary=vary) == ["depth=1", "depth=2", "ivlp, depth=1", "ivlp, depth=2"]
+    vary = [{"prompts.form": [form], "prompts.depth": [1, 2]} for form in ("full", "coupled")]
+    assert labels(vary=vary) == ["depth=1", "depth=2", "form=coupled, depth=1", "form=coupled, depth=2"]
     assert labels(vary=[{"prompts.rank": [1, 2], "profiles.mini.prompts.rank": [1, 3]}])[0] == (
         "prompts.rank=1, profiles.mini.prompts.rank=1"
     )
@@ -166,7 +167,7 @@ def test_a_grid_that_is_none_is_one_sentence(grid: dict[str, Any], said: str) ->
 
 
 @pytest.fixture
-def project(empty_project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(empty_project: Path, backbone: Path) -> Path:
     """The data set `toy`, a CLIP with random weights, and two grids that share a point."""
     profile = {"architecture": str(backbone), "train": {"epochs": 2, "batch_size": 2, "threads": 1}}
     values = {
@@ -183,7 +184,6 @@ def project(empty_project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
     }
     (empty_project / "params.yaml").write_text(yaml.safe_dump(values))
     make_data(empty_project, "toy", 8)
-    monkeypatch.setattr(inputs, "_loaded", inputs._loaded.__wrapped__)  # paths of backbones are of other tests too
     inputs.forget()
     return empty_project
 

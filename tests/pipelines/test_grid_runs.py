@@ -31,6 +31,7 @@ from pipelines import grid as grids
 pytest_plugins = ["cli_fixtures", "clone_fixtures", "file_server"]
 
 ELEVEN = [name for name, spec in SPECS.items() if spec.variant_of is None]
+Done = subprocess.CompletedProcess[str]
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -65,7 +66,7 @@ def files(project: Project, grid: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def measured(project: Project) -> subprocess.CompletedProcess[str]:
+def measured(project: Project) -> Done:
     return project.mmlop("benchmark", "small", "--workers", "2", check=False)
 
 
@@ -85,7 +86,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(project: Project) -
     assert not (project.folder / "mlflow.db").exists()
 
 
-def test_everything_that_can_be_is_measured(project: Project, measured: subprocess.CompletedProcess[str]) -> None:
+def test_everything_that_can_be_is_measured(project: Project, measured: Done) -> None:
     found = files(project, "small")
     points = ("linear_probe", "mmlop", "rank=2", "zero_shot")
     assert sorted(found) == sorted(f"{point}/{name}" for point in points for name in ("mini_digits", "mini_textures"))
@@ -106,7 +107,7 @@ def test_everything_that_can_be_is_measured(project: Project, measured: subproce
         assert f"{point} {shown}" in " ".join(measured.stdout.split())
 
 
-def test_points_that_fail_are_said_at_the_end_and_stop_no_other(measured: subprocess.CompletedProcess[str]) -> None:
+def test_points_that_fail_are_said_at_the_end_and_stop_no_other(measured: Done) -> None:
     assert measured.returncode == 1
     error = measured.stdout[measured.stdout.index("Error: ") :]
     assert error.startswith(
@@ -116,7 +117,7 @@ def test_points_that_fail_are_said_at_the_end_and_stop_no_other(measured: subpro
     assert TRACEBACK not in measured.stdout
 
 
-def test_every_measurement_is_a_run_and_none_a_model(project: Project, measured: subprocess.CompletedProcess[str]) -> None:
+def test_every_measurement_is_a_run_and_none_a_model(project: Project, measured: Done) -> None:
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{project.folder / 'mlflow.db'}"
@@ -137,7 +138,7 @@ def test_every_measurement_is_a_run_and_none_a_model(project: Project, measured:
     assert store.search_registered_models() == []
 
 
-def test_the_numbers_are_those_of_the_pipeline(project: Project, measured: subprocess.CompletedProcess[str]) -> None:
+def test_the_numbers_are_those_of_the_pipeline(project: Project, measured: Done) -> None:
     """The same settings, through `dvc repro`."""
     project.edit(train__epochs=4, fewshot__seeds=[1, 2])
     project.run("dvc", "repro", "train@mini_digits")
@@ -148,9 +149,7 @@ def test_the_numbers_are_those_of_the_pipeline(project: Project, measured: subpr
     project.run("git", "checkout", "params.yaml")
 
 
-def test_nothing_is_measured_twice_and_mlflow_may_be_down(
-    project: Project, measured: subprocess.CompletedProcess[str]
-) -> None:
+def test_nothing_is_measured_twice_and_mlflow_may_be_down(project: Project, measured: Done) -> None:
     """Another grid takes what it shares; what is missing is measured though nobody keeps runs, and logged later."""
     before = files(project, "small")
     said = project.mmlop("benchmark", "again", MLFLOW_TRACKING_URI="http://127.0.0.1:9").stdout
@@ -170,7 +169,7 @@ def test_nothing_is_measured_twice_and_mlflow_may_be_down(
     assert (listed["small"]["points"], listed["small"]["about"]) == (5, "a few points")
 
 
-def test_the_pipeline_has_the_same_command(project: Project, measured: subprocess.CompletedProcess[str]) -> None:
+def test_the_pipeline_has_the_same_command(project: Project, measured: Done) -> None:
     done = project.run("python", "-m", "pipelines.benchmark", "agein", check=False)
     assert (done.returncode, TRACEBACK in done.stdout) == (1, False)
     assert "Error: There is no grid 'agein'. `grids` in params.yaml has again, small, long." in done.stdout
@@ -186,16 +185,18 @@ def test_a_cluster_does_not_measure_grids(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_costs_only_what_was_in_flight(project: Project, measured: subprocess.CompletedProcess[str]) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_an_ended_run_costs_only_what_was_in_flight(project: Project, measured: Done, ending: signal.Signals) -> None:
+    shutil.rmtree(project.folder / "results/benchmark/long", ignore_errors=True)
     command = [sys.executable, "-m", "mmlop.cli", "benchmark", "long", "--workers", "2"]
     process = subprocess.Popen(command, cwd=project.folder, env=project.environment(), start_new_session=True)
     deadline = time.monotonic() + 300
     while not files(project, "long") and time.monotonic() < deadline:
         time.sleep(0.2)
     children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert psutil.wait_procs(children, timeout=20)[1] == []  # its workers have gone with it
+    os.kill(process.pid, ending)
+    process.wait(20)
+    assert psutil.wait_procs(children, timeout=20)[1] == []  # all that worked for it has gone with it
     before = files(project, "long")
     assert 0 < len(before) < 4
     said = project.mmlop("benchmark", "long", "--workers", "2").stdout
@@ -207,7 +208,7 @@ def test_a_kill_costs_only_what_was_in_flight(project: Project, measured: subpro
 
 
 @pytest.mark.slow
-def test_the_death_of_a_worker_is_not_the_end(project: Project, measured: subprocess.CompletedProcess[str]) -> None:
+def test_the_death_of_a_worker_is_not_the_end(project: Project, measured: Done) -> None:
     project.edit(grids__long__seeds=[5, 6])
     command = [sys.executable, "-m", "mmlop.cli", "benchmark", "long", "--workers", "2"]
     process = subprocess.Popen(
@@ -215,7 +216,9 @@ def test_the_death_of_a_worker_is_not_the_end(project: Project, measured: subpro
     )
     deadline, workers = time.monotonic() + 300, list[psutil.Process]()
     while len(workers) < 2 and time.monotonic() < deadline:
-        workers = [p for p in psutil.Process(process.pid).children() if "--multiprocessing-fork" in p.cmdline()]
+        workers = [
+            p for p in psutil.Process(process.pid).children(recursive=True) if "--multiprocessing-fork" in p.cmdline()
+        ]
         time.sleep(0.2)
     workers[0].kill()
     _, said = process.communicate(timeout=600)
