@@ -62,7 +62,7 @@ def log(client: Any, file: Path, lineage: Mapping[str, str]) -> str:
         raise MmlopError(f"{file} is no measurement: run `mmlop benchmark` again.")
     key = _key(result)
     with answering():
-        experiment = tracking._experiment(client, f"mmlop-benchmark-{result['grid']}")
+        experiment = tracking.experiment_of(client, f"mmlop-benchmark-{result['grid']}")
         run_id = _complete(client, experiment, key) or _new(client, experiment, key, result, lineage)
     write_json(file, result | {"mlflow_run": run_id})
     return run_id
@@ -90,14 +90,14 @@ def _new(client: Any, experiment: str, key: str, result: Result, lineage: Mappin
         tags["mlflow.source.git.commit"] = lineage["git_commit"]
     name = f"{result['point']} {result['dataset']}"
     run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-    tracking._log_params(
+    tracking.log_params(
         client,
         run_id,
         result["settings"]
         | {"overrides": result["overrides"], "trainable": result["trainable"], "split": result["split"]}
         | {"dataset": result["dataset"]},
     )
-    tracking._log_metrics(client, run_id, [(name, value, 0) for name, value in _metrics(result).items()])
+    tracking.log_metrics(client, run_id, [(name, value, 0) for name, value in _metrics(result).items()])
     client.set_terminated(run_id)
     client.set_tag(run_id, "mmlop.complete", "true")
     return run_id

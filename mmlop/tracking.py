@@ -107,7 +107,7 @@ def log_run(run_folder: Path, lineage: Mapping[str, str]) -> str:
     results = Results.load(run_folder)
     client = connect()
     with answering():
-        experiment = _experiment(client, f"mmlop-{results.dataset}")
+        experiment = experiment_of(client, f"mmlop-{results.dataset}")
         runs = client.search_runs([experiment], f"tags.`mmlop.run` = '{results.key}'")
         for run in runs:
             if run.data.tags.get("mmlop.complete") == "true":
@@ -135,7 +135,7 @@ def log_transfer(file: Path, lineage: Mapping[str, str]) -> str:
     about = {name: rows[-1][name] for name in ("source", "dataset", "protocol", "method", "shots", "split")}
     client = connect()
     with answering():
-        experiment = _experiment(client, f"mmlop-{about['source']}-transfer")
+        experiment = experiment_of(client, f"mmlop-{about['source']}-transfer")
         for run in client.search_runs([experiment], f"tags.`mmlop.run` = '{key}'"):
             if run.data.tags.get("mmlop.complete") == "true":
                 return str(run.info.run_id)
@@ -143,19 +143,19 @@ def log_transfer(file: Path, lineage: Mapping[str, str]) -> str:
         tags = {f"mmlop.{name}": value for name, value in lineage.items()} | {"mmlop.run": key}
         tags |= {f"mmlop.{name}": str(value) for name, value in about.items()}
         run_id = str(client.create_run(experiment, tags=tags, run_name=f"{about['source']}-{about['dataset']}").info.run_id)
-        _log_params(client, run_id, about)
+        log_params(client, run_id, about)
         ours = [row for row in rows if row["seed"] is not None]
         points = [(f"seed_{row['seed']}/{row['metric']}", row["value"], 0) for row in ours]
         points += [(f"zero_shot/{row['metric']}", row["value"], 0) for row in rows if row["seed"] is None]
         for metric in sorted({row["metric"] for row in ours}):
             points.append((f"summary/{metric}", mean(row["value"] for row in ours if row["metric"] == metric), 0))
-        _log_metrics(client, run_id, points)
+        log_metrics(client, run_id, points)
         client.set_terminated(run_id)
         client.set_tag(run_id, "mmlop.complete", "true")
     return run_id
 
 
-def _experiment(client: Any, name: str) -> str:
+def experiment_of(client: Any, name: str) -> str:
     if (found := client.get_experiment_by_name(name)) is None:
         beside = artifacts_beside(tracking_uri())
         try:
@@ -195,12 +195,12 @@ def _log_parent(client: Any, experiment: str, results: Results, lineage: Mapping
         tags["mlflow.source.git.commit"] = lineage["git_commit"]
     run = client.create_run(experiment, tags=tags, run_name=f"{results.dataset}-{results.key[:8]}")
     parent = str(run.info.run_id)
-    _log_params(client, parent, {**record["params"], "trainable": record["trainable"], "split": record["data"]["split"]})
+    log_params(client, parent, {**record["params"], "trainable": record["trainable"], "split": record["data"]["split"]})
     groups = ("zero_shot", "summary")
     metrics = {f"{group}/{name}": value for group in groups for name, value in record.get(group, {}).items()}
     deliverable = record["deliverable"]
     metrics |= {f"deliverable/{name}": value for name, value in deliverable["metrics"].items()}
-    _log_metrics(client, parent, [(name, value, 0) for name, value in metrics.items()])
+    log_metrics(client, parent, [(name, value, 0) for name, value in metrics.items()])
     _log_points(client, parent, system_metrics.points(results.folder, results.key))
     client.set_tag(parent, "mmlop.seed", str(deliverable["seed"]))
     _log_dataset(client, parent, results)
@@ -213,7 +213,7 @@ def _log_child(
 ) -> None:
     tags = {"mlflow.parentRunId": parent, "mmlop.dataset": results.dataset, "mmlop.seed": seed}
     child = client.create_run(experiment, tags=tags, run_name=f"seed-{seed}").info.run_id
-    _log_params(client, child, {**results.record["params"], "seed": int(seed)})
+    log_params(client, child, {**results.record["params"], "seed": int(seed)})
     points: list[tuple[str, float | None, int]] = []
     for result in trained:
         part = f"{result['protocol']}_{result['shots']}" if result["protocol"] == FEW_SHOT else result["protocol"]
@@ -222,18 +222,18 @@ def _log_child(
             # `accuracy` of an epoch is of training pictures; the final one, under that name, of test pictures.
             named = {"train_accuracy" if name == "accuracy" else name: value for name, value in epoch.items()}
             points += [(f"{part}/{name}", value, number) for name, value in named.items()]
-    _log_metrics(client, child, points)
+    log_metrics(client, child, points)
     client.set_terminated(child)
 
 
-def _log_params(client: Any, run: str, params: Mapping[str, Any]) -> None:
+def log_params(client: Any, run: str, params: Mapping[str, Any]) -> None:
     entity = mlflow().entities.Param
     flat = [entity(name, value[:LONGEST_PARAM]) for name, value in flatten(params).items()]
     for start in range(0, len(flat), PARAMS_AT_ONCE):
         client.log_batch(run, params=flat[start : start + PARAMS_AT_ONCE])
 
 
-def _log_metrics(client: Any, run: str, points: Iterable[tuple[str, float | None, int]]) -> None:
+def log_metrics(client: Any, run: str, points: Iterable[tuple[str, float | None, int]]) -> None:
     """Points are (name, value, step); a value of None was not measured."""
     now = int(time.time() * 1000)
     _log_points(client, run, [(name, float(value), now, step) for name, value, step in points if value is not None])
