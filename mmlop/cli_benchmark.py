@@ -14,9 +14,11 @@ from mmlop.cli_output import AsJson, print_json, show_table
 from mmlop.errors import MmlopError
 
 if TYPE_CHECKING:
-    from mmlop.comparison import Interval
+    from pathlib import Path
+
     from mmlop.config import Params
-    from mmlop.points import Plan
+    from mmlop.grids.comparison import Interval
+    from mmlop.grids.points import Plan
     from pipelines.grid import Planned
 
 COLUMNS = {"base": "base", "novel": "novel", "hm": "HM", "accuracy": "accuracy"}
@@ -66,29 +68,42 @@ def benchmark(
 
 
 def _list(params: Params, as_json: bool) -> None:
-    from mmlop import config, measuring, points
+    from mmlop import config
+    from mmlop.grids import measuring
 
     if not params.grids:
         raise MmlopError("params.yaml has no `grids`: docs/benchmark.md shows how to write one.")
-    listed = [
-        {
-            "name": name,
-            "about": plan.about,
-            "points": len(plan.points),
-            "datasets": len(plan.datasets),
-            "seeds": len(plan.seeds),
-            "missing": len(measuring.pending(config.root(), plan)),
-        }
-        for name in params.grids
-        for plan in [points.plan(name, params)]
-    ]
+    known = measuring.measured(config.root())
+    listed = [_listed(name, params, known) for name in params.grids]
     if as_json:
         print_json(listed)
         return
-    columns = ("name", "points", "datasets", "seeds", "missing", "about")
-    rows = [[str(one[column]) for column in columns] for one in listed]
-    show_table("Grids", ["name", "points", "data sets", "seeds", "not measured", "what it shows"], rows)
+    columns = ("name", "points", "refused", "datasets", "seeds", "missing")
+    rows = [[*(str(one.get(column, "")) for column in columns), one.get("error", one["about"])] for one in listed]
+    header = ["name", "points", "not possible", "data sets", "seeds", "not measured", "what it shows"]
+    show_table("Grids", header, rows)
     typer.echo("`mmlop benchmark NAME` measures what is missing; with --dry-run it says what that is.")
+
+
+def _listed(name: str, params: Params, known: Mapping[str, Path]) -> dict[str, Any]:
+    """What is to be said of a grid; of one that cannot be, its error."""
+    from mmlop import config
+    from mmlop.grids import inputs, measuring, points
+
+    try:
+        plan = inputs.fitting(points.plan(name, params), checked=False)
+        missing = measuring.pending(config.root(), plan, known)
+    except MmlopError as error:
+        return {"name": name, "about": params.grids[name].about, "error": str(error)}
+    return {
+        "name": name,
+        "about": plan.about,
+        "points": len(plan.points),
+        "refused": len(plan.refused),
+        "datasets": len(plan.datasets),
+        "seeds": len(plan.seeds),
+        "missing": len(missing),
+    }
 
 
 def _plan_json(found: Planned) -> dict[str, Any]:
@@ -127,19 +142,21 @@ def _show_plan(found: Planned) -> None:
 
 def _show_results(plan: Plan, as_json: bool) -> None:
     """The means over data sets by every protocol, and where to find more."""
-    from mmlop import comparison, config, measurements
-    from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT
+    from mmlop import config
+    from mmlop.grids import comparison, current, measurements
+    from mmlop.protocols import BASE_TO_NOVEL, FEW_SHOT
 
-    folder = config.root() / "results" / "benchmark" / plan.name
-    if not list(folder.glob("*/*.json")):
+    folder = config.root() / measurements.FOLDER / plan.name
+    now = current.read(config.root(), plan)
+    found, note = now.measurements, now.note(plan.name)
+    if not found and not note:
         return
-    every = measurements.read(folder, [point.label for point in plan.points])
-    found = [one for one in every if one.dataset in plan.datasets]
-    means = {name: comparison.means(found, name) for name in (BASE_TO_NOVEL, FEW_SHOT, ALL_CLASSES)}
+    means = {name: comparison.means(found, name) for name in (BASE_TO_NOVEL, FEW_SHOT)}
     means = {name: points for name, points in means.items() if points}
     beside = _beside_published(plan, comparison.common(found).datasets, means.get(BASE_TO_NOVEL, {}))
     if as_json:
-        print_json({"grid": plan.name, "folder": str(folder), "means": _means_json(means), "published": beside})
+        known = {"means": _means_json(means), "published": beside, "stale": now.stale}
+        print_json({"grid": plan.name, "folder": str(folder)} | known)
         return
     for name, points in means.items():
         shared = comparison.common(found, name)
@@ -150,7 +167,7 @@ def _show_results(plan: Plan, as_json: bool) -> None:
         ]
         title = f"{plan.name}, {name}: means over {len(shared.datasets)} data sets, ± over {len(shared.seeds)} seeds"
         show_table(title, ["point", *(COLUMNS[metric] for metric in columns)], rows)
-    for line in beside:
+    for line in (*beside, *([note] if note else [])):
         typer.echo(line)
     typer.echo(f"files: {folder}; `mmlop report` shows them")
 
@@ -170,7 +187,8 @@ def _means_json(means: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> di
 
 
 def _beside_published(plan: Plan, shared: Sequence[str], means: Mapping[str, Mapping[str, Interval]]) -> list[str]:
-    """For each point that has been measured on the eleven data sets of papers: how far it is from the published mean."""
+    """For each method at its own settings that has been measured on the eleven data sets of papers: how far it is from the
+    published mean."""
     from mmlop import published
     from mmlop.data.public import SPECS
 
@@ -178,7 +196,7 @@ def _beside_published(plan: Plan, shared: Sequence[str], means: Mapping[str, Map
     said = []
     for point in plan.points if set(shared) == eleven else ():
         ours, theirs = means.get(point.label, {}).get("hm"), published.load().averages.get(point.params.method)
-        if ours and theirs:
+        if ours and theirs and point.overrides.keys() <= {"method"}:
             said.append(
                 f"{point.label}: mean HM {ours.mean:.2f} with {point.params.profile.architecture} and "
                 f"{point.params.fewshot.shots} shots; published for ViT-B/16 and 16 shots {theirs.hm:.2f} "

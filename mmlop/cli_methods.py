@@ -35,6 +35,9 @@ def methods(
     rows = [
         [f"{section}.{key}", str(value)] for section, values in _settings(name).items() for key, value in values.items()
     ]
+    if not rows:
+        typer.echo(f"It has no settings. Source: {method.source}")
+        return
     typer.echo(f"Settings for ViT-B/16, base-to-novel, 16 shots, from: {method.source}\n")
     show_table("", ["key", "value"], rows)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +13,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from mmlop import methods
 from mmlop.errors import MmlopError, listing
-from mmlop.grid import Grid
+from mmlop.grids.section import Grid
+from mmlop.possible import require_possible
 from mmlop.schedules import Retrain
-from mmlop.settings import COMMON, Count, Positive, Rate, Section, Settings, Values, merged
-
-FACTORED = ("low_rank", "shared")  # forms of prompts that have a rank
+from mmlop.settings import COMMON, FACTORED, Averaging, Count, Positive, Rate, Section, Settings, Values, merged
 
 
 class PerClass(Section):
@@ -132,85 +130,8 @@ class Params(Settings):
     profiles: dict[str, Profile]
 
     @model_validator(mode="after")
-    def _known_names(self) -> Params:
-        if self.backbone not in self.profiles:
-            raise ValueError(f"backbone is '{self.backbone}', but profiles holds {listing(self.profiles, self.backbone)}")
-        of_methods = (name for profile in self.profiles.values() for name in profile.methods)
-        for name in (self.method, *of_methods):
-            if name not in methods.METHODS:
-                raise ValueError(f"there is no method '{name}': choose one of {listing(methods.METHODS, name)}")
-        for name in self.sources:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-                raise ValueError(f"sources has '{name}': a data set's name is small letters, digits, - and _ only")
-        return self
-
-    @model_validator(mode="after")
     def _possible(self) -> Params:
-        prompts, train = self.effective["prompts"], self.effective["train"]
-        kind = methods.get(self.method).kind
-        for section, owner in (("prompts", "prompts"), ("lora", "lora")):
-            given = {key for key, value in getattr(self, section).model_dump().items() if value is not None}
-            if given and kind != owner:
-                raise ValueError(
-                    f"{section}.{min(given)} is given, but method {self.method} has no {section}: take it out, or choose "
-                    f"another method"
-                )
-        form, encoders = prompts["form"], prompts["encoders"]
-        if self.prompts.rank and form not in FACTORED:
-            raise ValueError(
-                f"prompts.rank is given, but prompts.form is {form}: take it out, or choose form low_rank or shared"
-            )
-        if form in FACTORED and not prompts["rank"]:
-            raise ValueError(f"prompts.form is {form}, which needs a rank: give prompts.rank")
-        if form in ("shared", "coupled") and encoders != "both":
-            raise ValueError(
-                f"prompts.form is {form}, which ties the two encoders together, but prompts.encoders is {encoders}: choose "
-                f"both, or form full or low_rank"
-            )
-        if prompts["rank"] and prompts["rank"] > prompts["tokens"]:
-            raise ValueError(
-                f"prompts.rank is {prompts['rank']}, but {prompts['tokens']} prompt tokens have rank 1 to "
-                f"{prompts['tokens']}: lower prompts.rank or raise prompts.tokens"
-            )
-        for epochs in (train["epochs"], self.protocols.few_shot.epochs, self.protocols.transfer.epochs):
-            if epochs is not None and train["warmup_epochs"] >= epochs:
-                raise ValueError(
-                    f"train.warmup_epochs is {train['warmup_epochs']}, which leaves nothing of {epochs} epochs"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _lists_agree(self) -> Params:
-        transfer, few_shot = self.protocols.transfer, self.protocols.few_shot
-        lists: dict[str, tuple[object, ...]] = {
-            "datasets": self.datasets,
-            "test_sets": self.test_sets,
-            "fewshot.seeds": self.fewshot.seeds,
-            "protocols.few_shot.shots": few_shot.shots,
-            "protocols.transfer.sources": transfer.sources,
-            "protocols.transfer.targets": transfer.targets,
-        }
-        for name, values in lists.items():
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} lists a value twice: {', '.join(map(str, values))}")
-        if both := [name for name in self.test_sets if name in self.datasets]:
-            raise ValueError(
-                f"'{both[0]}' is under datasets and under test_sets: what is trained on belongs under datasets alone"
-            )
-        for source in transfer.sources:
-            if source not in self.datasets:
-                raise ValueError(f"protocols.transfer.sources has '{source}', which is not among datasets: add it there")
-        for target in transfer.targets:
-            if target not in self.datasets + self.test_sets:
-                raise ValueError(
-                    f"protocols.transfer.targets has '{target}', which is neither among datasets nor among test_sets: add "
-                    f"it to test_sets (tested on only) or datasets (trained on too)"
-                )
-        for name in self.retrain.schedules:
-            if name not in self.datasets:
-                raise ValueError(f"retrain.schedules has '{name}', which is not among datasets: add it there")
-        if bool(transfer.sources) != bool(transfer.targets):
-            raise ValueError("protocols.transfer needs both sources and targets, or neither")
+        require_possible(self)
         return self
 
     @property
@@ -321,15 +242,24 @@ def _sentence(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not path:
         return f"{message}."
-    return f"{path} is {problem['input']!r}: {message[0].lower()}{message[1:]}."
+    given = problem["input"]
+    if problem["type"] == "value_error" and isinstance(given, dict) and given.keys() <= set(_fields_at(path.split("."))):
+        return f"{path}: {message}."  # a section whose keys don't go together
+    return f"{path} is {given!r}: {message[0].lower()}{message[1:]}."
 
 
 def _fields_at(parents: list[str]) -> list[str]:
     """The keys of the section that ``parents`` leads to."""
-    named: dict[str, type[BaseModel]] = {"profiles": Profile, "sources": Source, "methods": Settings, "grids": Grid}
+    named: dict[str, type[BaseModel]] = {
+        "profiles": Profile,
+        "sources": Source,
+        "methods": Settings,
+        "grids": Grid,
+        "averaging": Averaging,
+    }
     model: type[BaseModel] = Params
     for key in parents:
-        if key in named:  # a name follows, which changes nothing
+        if key in named:  # a name may follow, which changes nothing
             model = named[key]
         elif key in model.model_fields and isinstance(model.model_fields[key].annotation, type):
             model = model.model_fields[key].annotation  # type: ignore[assignment]

@@ -51,7 +51,8 @@ def shape(params: Params, backbone: Backbone, depth: int | None = None) -> Promp
 
 
 def recipe(params: Params, backbone: Backbone) -> Recipe:
-    """The configured recipe, with the consistency weights scaled to the backbone."""
+    """The configured recipe, with the consistency weights scaled to the backbone. Drift is corrected only of methods that
+    train by gradient."""
     train, loss = params.effective["train"], params.effective["loss"]
     own = ("threads", "parallel_seeds", "steps_per_shot", "averaging", "epochs")  # not the recipe's, or not as they are
     consistency = Consistency(loss["text"], loss["image"], loss["logits"], loss["distance"])
@@ -61,5 +62,5 @@ def recipe(params: Params, backbone: Backbone) -> Recipe:
         steps_per_shot=train["steps_per_shot"],
         averaging=tuple(train["averaging"].values()) if train["averaging"] else None,
         consistency=consistency.scaled_to(backbone.embed_dim, backbone.logit_scale),
-        drift_correction=loss["drift_correction"],
+        drift_correction=loss["drift_correction"] and methods.get(params.method).trains,
     )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlop import configured, heads, methods, mode
+from mmlop import configured, estimate, heads, methods, mode
 from mmlop import evaluation as ev
 from mmlop.adapter import Adapter, AdapterInfo, Origin, record
 from mmlop.backbone import Backbone
@@ -22,7 +22,7 @@ from mmlop.config import Params
 from mmlop.data import templates
 from mmlop.data.manifest import Fetched, Manifest, Picture
 from mmlop.data.pictures import prepare_all
-from mmlop.data.splits import Split, folds
+from mmlop.data.splits import Split
 from mmlop.decoding import Decoder
 from mmlop.errors import MmlopError
 from mmlop.evaluation import Metrics, rounded
@@ -47,7 +47,7 @@ class Trained:
     adapter: Adapter
     metrics: Metrics
     history: list[Epoch]  # of methods that train in epochs
-    trained_on: tuple[str, ...]  # content hashes of the pictures
+    trained_on: tuple[str, ...]  # content hashes of the shots, and of validation pictures by which it was chosen
     shown: dict[str, Any] = field(default_factory=dict)  # of each group of classes: reliability and confusion, for charts
 
 
@@ -55,7 +55,8 @@ class Bench:
     """One data set and one backbone, with everything that several seeds share loaded once."""
 
     def __init__(self, params: Params, backbone: Backbone, data: Fetched, split: Split, part: str = "test") -> None:
-        """``part`` is what adapters are measured on; hyper-parameters are chosen on `val`.
+        """``part`` is what adapters are measured on; hyper-parameters are chosen on `val`, of which linear_probe and
+        tip_adapter have seen a few pictures, by which they choose their strengths.
 
         Raises MmlopError if the split was drawn from other data or for other shots and seeds, or the prompts do not fit
         into the backbone."""
@@ -109,8 +110,18 @@ class Bench:
     def prepared(self, part: str) -> tuple[Tensor, Tensor]:
         """Pictures [N, 3, S, S] (uint8) and labels [N] of a part, decoded once."""
         if part not in self._prepared:
-            self._prepared[part] = self._prepare(self.manifest.of(part))
+            self._prepared[part] = self.prepare(self.manifest.of(part))
         return self._prepared[part]
+
+    def prepare(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        """Pictures [N, 3, S, S] (uint8) and their labels [N]."""
+        labels = torch.tensor([picture.label for picture in pictures], dtype=torch.long)
+        return prepare_all(self.data, pictures, self.backbone.preprocessing.size), labels
+
+    def shots(self, count: int, seed: int, labels: Container[int], without: Container[str] = ()) -> list[Picture]:
+        """The training pictures of a seed, ``count`` of each class at most, that belong to ``labels``."""
+        drawn = (self._shots_by_path[path] for path in self.split.draws[count][seed].train if path not in without)
+        return [picture for picture in drawn if picture.label in labels]
 
     def load(self) -> None:
         """Decode and encode what all seeds share, once and before any of them starts."""
@@ -120,8 +131,8 @@ class Bench:
 
     def zero_shot(self) -> Metrics:
         """Accuracies of the frozen CLIP with the data set's template, on the pictures that adapters are measured on."""
-        shown = self.manifest.of(self.part) if self.has_parts else self._judged()
-        pictures, labels = self._prepare(shown)
+        shown = self.manifest.of(self.part) if self.has_parts else estimate.judged(self)
+        pictures, labels = self.prepare(shown)
         images = frozen_images(self.backbone, pictures, [picture.content for picture in shown])
         text = frozen_text(self.backbone, self.manifest.classes, [self.manifest.template])
         halves = {"base": self.split.base, "novel": self.split.novel}
@@ -142,7 +153,7 @@ class Bench:
         if training.protocol == FEW_SHOT:
             return {seed: replace(one, metrics=self._on_part(one.adapter, self.part)) for seed, one in trained.items()}
         if training.protocol == ALL_CLASSES:
-            estimates = {} if self.has_parts else self._estimates(training, seeds)
+            estimates = {} if self.has_parts else estimate.by_folds(self, training, seeds)
             return {seed: self._delivered(one, estimates.get(seed, {})) for seed, one in trained.items()}
         return trained  # measured on other data sets
 
@@ -158,7 +169,7 @@ class Bench:
         ``without``."""
         order = {label: index for index, label in enumerate(labels)}
         classes = tuple(self.manifest.classes[label] for label in order)
-        pictures = {seed: self._shots(training.shots, seed, order, without) for seed in seeds}
+        pictures = {seed: self.shots(training.shots, seed, order, without) for seed in seeds}
         shots = {
             seed: Shots(
                 self._decoder.of(chosen),
@@ -176,23 +187,23 @@ class Bench:
             recipe = replace(self.recipe, epochs=training.epochs, steps_per_shot=None) if training.epochs else self.recipe
             recipe = recipe.lasting(min(map(len, pictures.values())), training.shots)
             fits = fit_together(self.backbone, shape, recipe, shots, self.name, self.checkpoints, on_epoch)
-            made = {seed: (shape, one) for seed, one in fits.items()}
+            made = {seed: (shape, one, []) for seed, one in fits.items()}
         return {
             seed: Trained(
                 training,
                 self._adapter(found, shape, classes, training, seed, len(seeds)),
                 {},
                 found.history,
-                tuple(picture.content for picture in pictures[seed]),
+                tuple(picture.content for picture in (*pictures[seed], *chosen_by)),
             )
-            for seed, (shape, found) in made.items()
+            for seed, (shape, found, chosen_by) in made.items()
         }
 
     def _head(
         self, shots: Shots, pictures: Sequence[Picture], count: int, seed: int, order: Mapping[int, int]
-    ) -> tuple[Shape, Fit]:
-        """Of a method that trains no encoder; strengths are chosen on the seed's own few validation pictures."""
-        drawn = set(self.split.draws[count][seed].val)
+    ) -> tuple[Shape, Fit, list[Picture]]:
+        """Of a method that trains no encoder, with the seed's few validation pictures by which strengths were chosen."""
+        drawn = set(self.split.draws[count][seed].val) if self.kind in heads.CHOOSING else ()
         few = [picture for picture in self.manifest.of("val") if picture.path in drawn and picture.label in order]
         prepared, validation = (
             (
@@ -203,20 +214,12 @@ class Bench:
             for some in (pictures, few)
         )
         shape, factors = heads.fit(self.backbone, self.kind, self.recipe, shots, prepared, validation, seed)
-        return shape, Fit(factors, [])
-
-    def _shots(self, shots: int, seed: int, labels: Container[int], without: Container[str] = ()) -> list[Picture]:
-        drawn = (self._shots_by_path[path] for path in self.split.draws[shots][seed].train if path not in without)
-        return [picture for picture in drawn if picture.label in labels]
+        return shape, Fit(factors, []), few
 
     def confusion(self, adapter: Adapter) -> list[list[int]]:
         """Counts of (label, prediction) over the test pictures of all classes; none without a test part."""
         pictures, labels = self.prepared("test")
         return ev.confusion(Classifier(adapter, self.backbone).logits(pictures), labels).tolist() if len(labels) else []
-
-    def _prepare(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
-        labels = torch.tensor([picture.label for picture in pictures], dtype=torch.long)
-        return prepare_all(self.data, pictures, self.backbone.preprocessing.size), labels
 
     def _on_halves(self, trained: Trained) -> Trained:
         """Accuracies on pictures of base and of novel classes, each among their own candidates; of base classes alone where
@@ -244,8 +247,8 @@ class Bench:
             metrics = self._on_part(Adapter(trained.adapter.factors, info), "test")
             if len(labels):
                 metrics["validation"] = rounded(ev.top1(logits, labels))
-        info = info.model_copy(update={"metrics": metrics})
-        return replace(trained, adapter=Adapter(trained.adapter.factors, info), metrics=metrics)
+        adapter = Adapter(trained.adapter.factors, info.model_copy(update={"metrics": metrics}))
+        return replace(trained, adapter=adapter, metrics=metrics)
 
     def _on_part(self, adapter: Adapter, part: str) -> Metrics:
         """Accuracy and calibration error among all classes of the adapter; nothing for a part without pictures."""
@@ -259,28 +262,6 @@ class Bench:
         """Logits [N, C] and labels [N] of a part."""
         pictures, labels = self.prepared(part)
         return Classifier(adapter, self.backbone).logits(pictures), labels
-
-    def _estimates(self, training: Training, seeds: Sequence[int]) -> dict[int, Metrics]:
-        """`accuracy_estimate` by k-fold: every shot is classified by an adapter that was trained on other folds. A class
-        with a single picture keeps it for training. Nothing where no class has two."""
-        hits: dict[int, list[Tensor]] = {seed: [] for seed in seeds}
-        for seed in seeds:
-            for fold in filter(None, folds(self._shots(training.shots, seed, self.labels))):
-                without = frozenset(picture.path for picture in fold)
-                other = self.train(training, [seed], self.labels, without=without)[seed]
-                prepared, labels = self._prepare(fold)
-                hits[seed].append(Classifier(other.adapter, self.backbone).logits(prepared).argmax(dim=1) == labels)
-        return {
-            seed: {"accuracy_estimate": rounded(100 * torch.cat(found).double().mean().item())} if found else {}
-            for seed, found in hits.items()
-        }
-
-    def _judged(self) -> list[Picture]:
-        """What the folds of all seeds hold."""
-        shots = self.params.fewshot.shots
-        drawn = [self._shots(shots, seed, self.labels) for seed in self.params.fewshot.seeds]
-        judged = {picture for each in drawn for fold in folds(each) for picture in fold}
-        return sorted(judged, key=lambda picture: picture.path)
 
     def _adapter(
         self, result: Fit, shape: Shape, classes: tuple[str, ...], training: Training, seed: int, together: int

@@ -16,6 +16,7 @@ from mmlop.tip import CacheShape
 from mmlop.training import Recipe
 from mmlop.views import Shots, Views
 
+CHOOSING = ("probe", "cache")  # kinds that choose strengths by validation pictures
 Prepared = tuple[Tensor, Tensor, list[str]]  # pictures uint8 [N, 3, S, S], labels [N], content hashes
 
 

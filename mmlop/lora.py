@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from mmlop.encode import Deltas
 from mmlop.errors import MmlopError
 from mmlop.prompts import Factors
 
-PROJECTIONS = ("q", "k", "v")  # in the order in which the encoders hold them
+PROJECTIONS = 3  # queries, keys, values: in the order in which the encoders hold them
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class LoraShape:
     text_layers: int  # L_t
     vision_width: int  # d_v
     text_width: int  # d_t
-    matrices: tuple[str, ...] = PROJECTIONS  # which projections are changed
     alpha: float = 1.0  # the changes are multiplied by alpha / sqrt(r)
     kind: Literal["lora"] = "lora"
 
@@ -50,16 +48,13 @@ class LoraShape:
         if self.vision_layers < 1 or self.text_layers < 1:
             layers = f"lora.vision_layers is {self.vision_layers} and lora.text_layers {self.text_layers}"
             raise MmlopError(f"{layers}: each must be at least 1 block.")
-        known = set(self.matrices) <= set(PROJECTIONS)
-        if not self.matrices or not known or len(set(self.matrices)) < len(self.matrices):
-            raise MmlopError(f"lora.matrices is {list(self.matrices)}: name one or more of q, k and v, each once.")
         if not 0 < self.alpha < math.inf:
             raise MmlopError(f"lora.alpha is {self.alpha}: it must be a positive number.")
 
     @property
     def factors(self) -> dict[str, tuple[int, int, int, int]]:
-        """Name and shape of every factor; the second dimension is that of ``matrices``."""
-        vision, text = (self.vision_layers, len(self.matrices)), (self.text_layers, len(self.matrices))
+        """Name and shape of every factor; the second dimension is that of the projections."""
+        vision, text = (self.vision_layers, PROJECTIONS), (self.text_layers, PROJECTIONS)
         return {
             "A_vision": (*vision, self.rank, self.vision_width),
             "B_vision": (*vision, self.vision_width, self.rank),
@@ -69,7 +64,7 @@ class LoraShape:
 
     @property
     def trainable(self) -> int:
-        """The number of trained numbers: ``2 * r * len(matrices) * (L_v * d_v + L_t * d_t)``."""
+        """The number of trained numbers: ``2 * r * 3 * (L_v * d_v + L_t * d_t)``."""
         return sum(math.prod(shape) for shape in self.factors.values())
 
     @property
@@ -93,17 +88,5 @@ def deltas(factors: Factors, shape: LoraShape) -> tuple[Deltas, Deltas]:
 
     Factors may carry the same leading dimension (several adapters at once); so do the deltas.
     """
-    vision, text = (
-        Deltas(_placed(factors[f"A_{side}"], shape), _placed(factors[f"B_{side}"], shape), shape.scale)
-        for side in ("vision", "text")
-    )
+    vision, text = (Deltas(factors[f"A_{side}"], factors[f"B_{side}"], shape.scale) for side in ("vision", "text"))
     return vision, text
-
-
-def _placed(factor: Tensor, shape: LoraShape) -> Tensor:
-    """Factors [..., matrices, r, d] (or d, r) as [..., 3, r, d], with zeros where a projection is not changed."""
-    if shape.matrices == PROJECTIONS:
-        return factor
-    given = dict(zip(shape.matrices, factor.unbind(-3), strict=True))
-    nothing = torch.zeros_like(factor.select(-3, 0))
-    return torch.stack([given.get(name, nothing) for name in PROJECTIONS], dim=-3)

@@ -14,6 +14,10 @@ from mmlop.settings import Averaging, Lora, Loss, Prompts, Settings, Train
 
 Kind = Literal["prompts", "lora", "cache", "probe", "none"]
 
+# Of the section `train`, what is not of training by gradient.
+FOR_ALL = ("threads", "parallel_seeds")
+OF_VIEWS = ("crop", "flip", "views")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -25,6 +29,17 @@ class Method:
     about: str  # one line for people
     source: str  # where the settings are published
     settings: Settings = field(default_factory=Settings)
+
+    @property
+    def trains(self) -> bool:
+        """Whether something is learned by gradient, from a loss, in epochs."""
+        return self.kind in ("prompts", "lora")
+
+    def uses(self, section: str, key: str) -> bool:
+        """Whether a setting can make a difference to the method."""
+        if section == "train":
+            return self.trains or key in FOR_ALL or (self.kind == "cache" and key in OF_VIEWS)
+        return self.trains if section == "loss" else section == self.kind
 
 
 _DEEP = Prompts(encoders="both", form="full", tokens=4, depth=9)

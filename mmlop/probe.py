@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,7 @@ from mmlop.errors import MmlopError
 from mmlop.prompts import Factors
 
 GRID = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)  # log10 of C, the inverse of the penalty; among equals the first wins
+STEPS = 1000  # of L-BFGS at most
 ROUNDS = 8  # halvings of the two decades around the grid's best
 DEFAULT = 0.0  # log10 of C without validation pictures: the middle of the grid, which is scikit-learn's default too
 
@@ -97,8 +99,10 @@ def _regression(features: Tensor, labels: Tensor, classes: int, strength: float,
         return {"weight": torch.zeros(1, features.shape[1]), "bias": torch.zeros(1)}
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, solver="lbfgs", max_iter=1000, random_state=seed)
-    model.fit(features.cpu().double().numpy(), labels.cpu().numpy())
+    model = LogisticRegression(C=strength, solver="lbfgs", max_iter=STEPS, random_state=seed)
+    with warnings.catch_warnings():  # with one shot or two, labels look like numbers to be regressed on
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50% of the number", UserWarning)
+        model.fit(features.cpu().double().numpy(), labels.cpu().numpy())
     weight, bias = torch.tensor(model.coef_), torch.tensor(model.intercept_)  # float64
     if classes == 2:  # one row, w, with p(class 1) = sigmoid(w f + b): a softmax gives the same of -w/2 and w/2
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

@@ -15,6 +15,7 @@ from statistics import mean
 from typing import Any
 
 from mmlop import adapter as adapters
+from mmlop.adapter import Adapter
 from mmlop.evaluation import Metrics, summarise
 from mmlop.experiment import Bench, Trained, best
 from mmlop.files import replacing, write_json, write_text
@@ -97,8 +98,8 @@ def sentence(run: Run) -> str:
     return ", ".join(found) or "trained on every picture; there are too few of them to measure anything"
 
 
-def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained) -> Run:
-    manifest, info = bench.manifest, delivered.adapter.info
+def described(bench: Bench, seeds: dict[int, list[Trained]], adapter: Adapter) -> dict[str, Any]:
+    """What was trained, on and by what, and what came out for every seed; ``adapter`` is any of those that were."""
     found = {
         str(seed): [
             {
@@ -114,12 +115,23 @@ def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained)
         for seed, trained in seeds.items()
     }
     return {
-        "format": 2,
         "dataset": bench.name,
-        "method": info.method,
-        "params": bench.params.resolved(),
-        "data_hash": manifest.hash,
+        "method": adapter.info.method,
+        "data_hash": bench.manifest.hash,
         "split_hash": bench.split.hash,
+        "backbone": adapter.info.backbone.model_dump(mode="json"),
+        "mode": adapter.info.origin.mode,
+        "trainable": adapter.shape.trainable,
+        "zero_shot": bench.zero_shot(),
+        "seeds": found,
+    }
+
+
+def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained) -> Run:
+    manifest, known = bench.manifest, described(bench, seeds, delivered.adapter)
+    return known | {
+        "format": 2,
+        "params": bench.params.resolved(),
         "data": {
             "source": manifest.source,
             "licence": manifest.licence,
@@ -128,13 +140,8 @@ def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained)
             "classes": len(manifest.classes),
             "pictures": len(manifest.pictures),
         },
-        "backbone": info.backbone.model_dump(mode="json"),
-        "mode": info.origin.mode,
-        "trainable": delivered.adapter.shape.trainable,
         "classes": list(manifest.classes),
-        "zero_shot": bench.zero_shot(),
-        "seeds": found,
-        "summary": summarise([_flat(trained) for trained in found.values()]),
+        "summary": summarise([_flat(trained) for trained in known["seeds"].values()]),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -17,6 +17,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Values = dict[str, dict[str, Any]]  # by section and key
+
+FACTORED = ("low_rank", "shared")  # forms of prompts that have a rank
 
 
 class Section(BaseModel):
@@ -73,6 +75,16 @@ class Train(Section):
     threads: Positive | None = None
     parallel_seeds: bool | None = None  # all seeds of a training in the same forward passes
     compile: bool | None = None  # the forward pass, by torch.compile
+
+    @field_validator("averaging", mode="before")
+    @classmethod
+    def _shares_or_none(cls, given: Any) -> Any:
+        """Said here, since of a wrong value pydantic says what each of the types would want."""
+        if isinstance(given, dict):
+            return Averaging.model_validate(given)
+        if given is None or given is False or isinstance(given, Averaging):
+            return given
+        raise ValueError("it needs shares of the epochs, {mean: 0.75, std: 0.05} for instance, or false")
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:

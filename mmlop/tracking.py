@@ -291,8 +291,8 @@ def _log_model(run: str, results: Results) -> None:
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values under dotted names, as text.
 
-    >>> flatten({"prompts": {"rank": 1, "shared": True}, "seeds": [1, 2]})
-    {'prompts.rank': '1', 'prompts.shared': 'true', 'seeds': '[1, 2]'}
+    >>> flatten({"prompts": {"rank": 1, "form": "shared"}, "train": {"flip": True}, "seeds": [1, 2]})
+    {'prompts.rank': '1', 'prompts.form': 'shared', 'train.flip': 'true', 'seeds': '[1, 2]'}
     """
     flat: dict[str, str] = {}
     for name, value in values.items():

@@ -11,18 +11,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmlop import cache, config, configured, costs, inputs, measuring, points
+from mmlop import cache, config
 from mmlop.config import Params
-from mmlop.costs import Expected
 from mmlop.data import datasets, public
 from mmlop.errors import MmlopError
 from mmlop.files import dump_json, write_json
-from mmlop.grid_tracking import log_all
-from mmlop.points import Plan, Point, Refused
+from mmlop.grids import forecast, inputs, measuring, points
+from mmlop.grids.forecast import Expected
+from mmlop.grids.points import Plan, Point
+from mmlop.grids.tracking import log_all
 from pipelines import server, turns, workspace
 
 logger = logging.getLogger(__name__)
@@ -55,35 +56,23 @@ def planned(name: str, params: Params, workers: int | None = None, checked: bool
             "run.runner is dask, but grids are measured on this machine: set it to threads or processes, or say how many "
             "processes with --workers."
         )
-    plan = fitting(points.plan(name, params), checked)
+    plan = inputs.fitting(points.plan(name, params), checked)
     return Planned(plan, measuring.pending(config.root(), plan), workers or params.run.concurrency)
-
-
-def fitting(plan: Plan, checked: bool) -> Plan:
-    """The plan with those points refused that do not fit into their backbones."""
-    fitting, refused = [], list(plan.refused)
-    for point in plan.points:
-        if checked or inputs.is_here(point.params):
-            backbone = inputs.loaded(point.params)
-            try:
-                configured.shape(point.params, backbone)
-            except MmlopError as error:
-                refused.append(Refused(point.label, point.overrides, str(error)))
-                continue
-        fitting.append(point)
-    return replace(plan, points=tuple(fitting), refused=tuple(refused))
 
 
 def run(found: Planned, params: Params, agree: Callable[[Expected], None]) -> None:
     """Fetch the data, measure what is not measured yet, and log it to MLflow. ``agree`` is told beforehand what to expect,
     and raises MmlopError where that is too much.
 
-    Raises MmlopError with a sentence for each point and data set that failed, after all others have been measured.
+    Raises MmlopError where no point is possible, and with a sentence for each point and data set that failed, after all
+    others have been measured.
     """
     root, plan = config.root(), found.plan
+    if not plan.points:
+        raise MmlopError(f"None of the {len(plan.refused)} points of grid {plan.name} is possible: {plan.refused[0].why}")
     with turns.alone(root / ".mmlop" / f"benchmark-{plan.name}.lock", f"run of the grid {plan.name}"):
         if found.pending:
-            agree(costs.expected(root, plan, params, found.pending, found.workers))
+            agree(forecast.expected(root, plan, params, found.pending, found.workers))
         fetch(root, plan, params)
         if not measuring.missing(root, plan):
             log_all(root, plan)

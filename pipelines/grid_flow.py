@@ -20,11 +20,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from mmlop import config, measuring, points
+from mmlop import config
 from mmlop.errors import MmlopError
-from mmlop.grid_tracking import log_all
-from mmlop.measuring import Job
-from pipelines import grid as grids
+from mmlop.grids import inputs, measuring, points
+from mmlop.grids.measuring import Job
+from mmlop.grids.tracking import log_all
 from pipelines import stage, turns
 from pipelines.progress import bars
 from pipelines.train import not_a_users_mistake
@@ -91,14 +91,14 @@ def measure(job: Job) -> str:
     """Measure a point on a data set; what came of it, in a line."""
     with turns.slot():
         result = measuring.measure(job)
-    return f"{measuring.sentence(result)}, {result['seconds']:.0f} s"
+    return f"{measuring.sentence(result)}, {result.seconds:.0f} s"
 
 
 @flow(name="benchmark-grid", flow_run_name="benchmark-grid-{grid}", validate_parameters=False)
 def measure_grid(grid: str) -> None:
     """Measure what is missing of a grid, and log each result to MLflow as it comes in."""
     root, params = config.root(), config.load()
-    plan = grids.fitting(points.plan(grid, params), checked=True)
+    plan = inputs.fitting(points.plan(grid, params))
     jobs = measuring.missing(root, plan)
     log = log_all(root, plan)
     failed: list[str] = []
@@ -113,7 +113,7 @@ def measure_grid(grid: str) -> None:
                 logger.warning("%s", failed[-1])
             else:
                 logger.info("%d of %d: %s on %s: %s", number, len(jobs), job.label, job.dataset, answer)
-                log(job.file)
+                log(job)
             advance()
     if failed:
         raise MmlopError(" ".join([f"{len(failed)} of {len(jobs)} measurements failed; the others are on disk.", *failed]))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmlop import config
 from mmlop.evaluation import harmonic_mean
 from mmlop.files import write_json
+from mmlop.grids import measurements, points
 
 BINS = 15
 METHODS = {  # trained numbers, base and novel accuracy around which results are made up
@@ -60,6 +63,15 @@ def shots(root: Path, datasets: Sequence[str] = ("mini_digits",)) -> None:
                 put(root, "shots", point, overrides, dataset, trainable, base - 12 / number, novel, names(4), shots=number)
 
 
+def as_planned(root: Path, grid: str) -> None:
+    """Let the measurements of a grid have been made with the settings that params.yaml gives its points."""
+    params = config.load(root / "params.yaml")
+    settings = {point.label: point.params.resolved() for point in points.plan(grid, params).points}
+    for file in (root / measurements.FOLDER / grid).glob("*/*.json"):
+        one = json.loads(file.read_text())
+        write_json(file, one | {"settings": settings.get(one["point"], {})})
+
+
 def names(classes: int) -> list[str]:
     return [f"thing {place}" for place in range(classes)]
 
@@ -87,7 +99,7 @@ def put(
         file,
         {
             "format": 1,
-            "key": "0" * 64,
+            "key": hashlib.sha256(f"{grid} {point} {dataset}".encode()).hexdigest(),
             "grid": grid,
             "point": point,
             "overrides": dict(overrides),
@@ -97,7 +109,7 @@ def put(
             "trainable": trainable,
             "seconds": 10.0 + trainable / 1000,
             "gigabytes": 0.6,
-            "mlflow_run": None if method == "zero_shot" else hashlib.md5(f"{grid} {point} {dataset}".encode()).hexdigest(),
+            "settings": {},
             "source": "made up",
             "split": "rendered",
             "licence": "none",

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmlop import charts
-from mmlop.geometry import Chart, Mark, Point, Scale, Series, nice_step, overlap
+from mmlop.page import charts
+from mmlop.page.geometry import Chart, Mark, Point, Scale, Series, nice_step, overlap
 
 OURS, OTHER, FROZEN = Series("MMLoP", 0), Series("CoOp", 1), Series("CLIP", -1)
 VALUES = st.floats(-1e3, 1e3)
@@ -92,6 +92,17 @@ def test_names_of_points_that_lie_close_do_not_cover_one_another() -> None:
     boxes = [charts._box(words.x, words.y, words.anchor, len(words.text) * charts.BOLD) for words in names]
     assert not [1 for place, box in enumerate(boxes) for other in boxes[:place] if overlap(box, other)]
     assert all(box[0] >= 0 and box[2] <= chart.width for box in boxes)
+
+
+@pytest.mark.parametrize("x", [1000, 3160, 10_000])
+def test_names_too_long_for_the_plot_are_shortened(x: float) -> None:
+    long = "no sharing, no consistency, no drift correction"
+    points = [Point(Series(long, 0), 60, x=x), Point(Series("short", 1), 70, x=1000), Point(OTHER, 64, x=10_000)]
+    chart = charts.scatter("t", "numbers", "%", points)
+    (name, *_) = [words for words in chart.words if words.look.startswith("name")]
+    left, _, right, _ = charts._box(name.x, name.y, name.anchor, len(name.text) * charts.BOLD)
+    assert charts.LEFT < left < right < chart.width
+    assert (name.text[-1], name.tip) == ("…", long)
 
 
 def test_curves_have_a_line_for_each_series() -> None:

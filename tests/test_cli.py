@@ -98,6 +98,10 @@ def test_methods(mmlop: Run, project: Path) -> None:
     said = mmlop("methods", "maple").out
     assert "arXiv 2210.03117" in said
     assert "prompts.form" in said
+    for name in ("zero_shot", "linear_probe"):
+        said = mmlop("methods", name).out
+        assert said.endswith(f"It has no settings. Source: {METHODS[name].source}\n")
+        assert "key" not in said
     assert "There is no method 'mapel': choose one of maple, " in error(mmlop("methods", "mapel"))
 
 

@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, t, wilcoxon
 
-from mmlop import comparison, paired, published, verdicts
+from mmlop import published
 from mmlop.errors import MmlopError
 from mmlop.evaluation import harmonic_mean
-from mmlop.measurements import Measurement, read
+from mmlop.grids import comparison, paired, verdicts
+from mmlop.grids.measurements import Measurement, read
+from mmlop.page import grid_tables
 
 Table = dict[str, dict[int, tuple[float, float | None]]]  # data set -> seed -> base, novel
 
@@ -35,8 +37,17 @@ def record(point: str, dataset: str, seeds: Mapping[int, Any], **other: Any) -> 
         known = {"base": base} if novel is None else {"base": base, "novel": novel, "hm": harmonic_mean(base, novel)}
         return outcome(known)
 
-    fixed = {"format": 1, "key": "k", "grid": "g", "overrides": {"method": point}, "method": point, "shots": 16}
-    costs = {"trainable": 100, "seconds": 2.0, "gigabytes": 0.5, "mlflow_run": None, "zero_shot": {"base": 50.0}}
+    fixed = {
+        "format": 1,
+        "key": "k",
+        "part": "test",
+        "settings": {},
+        "grid": "g",
+        "overrides": {"method": point},
+        "method": point,
+        "shots": 16,
+    }
+    costs = {"trainable": 100, "seconds": 2.0, "gigabytes": 0.5, "zero_shot": {"base": 50.0}}
     trained = {str(seed): [outcome(value)] for seed, value in seeds.items()}
     return fixed | costs | {"point": point, "dataset": dataset, "seeds": trained} | other
 
@@ -307,13 +318,14 @@ def test_goals_are_met_at_their_bounds_and_not_beyond() -> None:
     assert (above_coop.ours, above_coop.difference.difference, above_coop.difference.clear) == (70, 0.1, True)
 
 
-def test_goals_leave_out_the_untrained_where_they_should_and_say_what_was_not_measured() -> None:
-    files = levels(mmlop=(70, 70), zero_shot=(60, 90), coop=(80, 71), kgcoop=(60, 65))
-    files = [one.model_copy(update={"trainable": 0}) if one.point == "zero_shot" else one for one in files]
+def test_goals_leave_out_zero_shot_where_they_should_and_say_what_was_not_measured() -> None:
+    files = levels(mmlop=(70, 70), zero_shot=(60, 90), coop=(80, 71), kgcoop=(60, 65), tip_adapter=(50, 70.5))
+    untrained = ("zero_shot", "tip_adapter")
+    files = [one.model_copy(update={"trainable": 0}) if one.point in untrained else one for one in files]
     above_coop, _, above_ivlp, _, near_promptsrc, near_best, novel = verdicts.goals(files)
     assert (above_ivlp.met, above_ivlp.theirs, near_promptsrc.met, near_promptsrc.difference) == (None, None, None, None)
     assert (near_best.other, near_best.met, above_coop.met) == ("coop", False, False)
-    assert (novel.other, novel.met) == ("kgcoop", True)  # zero-shot's 90 is not of a trained method
+    assert (novel.other, novel.met) == ("tip_adapter", False)  # CoOp is above it too; zero-shot's 90 is not counted
 
 
 def test_signs() -> None:
@@ -345,11 +357,41 @@ def test_published_changes_are_those_of_the_published_rows() -> None:
 
 def test_points_are_found_by_their_overrides() -> None:
     given = {"mmlop": {"method": "mmlop"}, "no drift": {"loss.drift_correction": False}, "coop": {"method": "coop"}}
-    files = [Measurement.model_validate(record(point, "d", {1: (1, 1)}, overrides=one)) for point, one in given.items()]
+    files = of_points(**given)
     assert verdicts.find(files, {}) == "mmlop"
     assert verdicts.find(files, {"method": "mmlop", "loss.drift_correction": False}) == "no drift"
     assert verdicts.find(files, {"method": "coop"}) == "coop"
     assert verdicts.find(files, {"loss.text": 0}) is None
+
+
+def of_points(*given: dict[str, Any], **labels: dict[str, Any]) -> list[Measurement]:
+    named = [(f"p{place}", one) for place, one in enumerate(given)] + list(labels.items())
+    rows = [record(p, "d", {1: (1, 1)}, overrides=one, method=one.get("method", "mmlop")) for p, one in named]
+    return [Measurement.model_validate(row) for row in rows]
+
+
+def test_the_reference_is_mmlop_or_what_sets_no_more_than_all_do() -> None:
+    longer, untied = {"train.epochs": 32}, {"loss.text": 0}
+    assert verdicts.reference(of_points({"method": "coop"}, {})) == "p1"
+    assert verdicts.reference(of_points({"method": "coop"} | longer, longer, longer | untied)) == "p1"
+    assert verdicts.reference(of_points({"method": "coop"} | longer, {"method": "mmlop"} | longer)) == "p1"
+    assert verdicts.reference(of_points({}, mmlop={"method": "mmlop"} | longer)) == "mmlop"
+    assert verdicts.reference(of_points(longer, longer | {"loss.text": 1})) == "p0"
+    assert verdicts.reference(of_points({"method": "coop"}, {"method": "coop"} | untied)) is None
+    assert verdicts.reference(of_points(untied, longer)) is None
+    assert verdicts.reference(of_points(untied)) is None  # with a single point nothing is shared
+    by_set = [one.model_copy(update={"method": "coop"}) for one in of_points({}, untied, mmlop={"loss.text": 1})]
+    assert verdicts.reference(by_set) is None  # the grid sets another method for all of them
+
+
+def test_ranks_are_compared_at_four_tokens() -> None:
+    at = {(n, r): {"prompts.tokens": n, "prompts.rank": r} for n in (1, 2, 4, 8) for r in (1, 2, 4, 8) if r <= n}
+    found = of_points(**{f"tokens={n}, rank={r}": one for (n, r), one in at.items()})
+    steps = [(step.name, step.point, step.without) for step in grid_tables._steps(found)]
+    assert steps == [
+        ("rank 1 instead of 2", "tokens=4, rank=1", "tokens=4, rank=2"),
+        ("rank 1 instead of 4", "tokens=4, rank=1", "tokens=4, rank=4"),
+    ]
 
 
 def test_curves_over_shots() -> None:
@@ -364,6 +406,9 @@ def test_curves_over_shots() -> None:
     assert comparison.means(files, "few_shot")["coop"]["accuracy"].mean == 71  # at its own 16 shots
     assert list(comparison.costs(files)) == []
     assert list(comparison.costs(files, "few_shot")) == ["coop"]
+    assert comparison.trade_off(files) == []
+    (size,) = comparison.trade_off(files, "few_shot")
+    assert (size.point, size.hm, size.accuracy.mean if size.accuracy else None) == ("coop", None, 71)
 
     points = [(f"shots={shots}{rest}", shots) for shots in (16, 2) for rest in ("", ", rank=2")]
     files = []

@@ -67,6 +67,9 @@ def removing(key: str) -> Callable[[dict[str, Any]], Any]:
     return lambda values: values.pop(key)
 
 
+BARE = [removing(section) for section in ("prompts", "loss", "train")]
+
+
 def test_the_repositorys_own_params_are_valid() -> None:
     params = config.load(REPOSITORY / "params.yaml")
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
@@ -189,7 +192,7 @@ def test_epochs_and_steps_stand_for_one_another(tmp_path: Path) -> None:
     assert length() == (10, None)  # the profile's epochs, not the published steps
     assert length(setting("backbone", "vit-b-16")) == (None, 500)
     assert length(setting("train.steps_per_shot", 9)) == (None, 9)
-    with pytest.raises(MmlopError, match=r"train is .*: epochs and steps_per_shot both say how long training is"):
+    with pytest.raises(MmlopError, match=r"yaml: train: epochs and steps_per_shot both say how long training is: give one"):
         length(setting("train", {"epochs": 3, "steps_per_shot": 9}))
 
 
@@ -213,7 +216,132 @@ def test_a_form_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused("prompts.form is shared, which ties", setting("prompts", {"encoders": "text"}))
     coop = [setting("backbone", "vit-b-16"), setting("method", "coop")]
     refused("prompts.form is low_rank, which needs a rank", *coop, setting("prompts", {"form": "low_rank"}))
-    refused("averaging.*mean is 15: input should be less than", setting("train.averaging", {"mean": 15, "std": 1}))
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "linear_probe", "tip_adapter", "clip_lora"])
+@pytest.mark.parametrize(
+    "prompts", [{"form": "low_rank", "rank": 2}, {"form": "low_rank"}, {"form": "shared", "encoders": "text", "rank": 9}]
+)
+def test_a_profiles_prompts_are_for_methods_that_have_prompts(tmp_path: Path, method: str, prompts: dict[str, Any]) -> None:
+    params = config.load(written(tmp_path, *BARE, setting("method", method), setting("profiles.mini.prompts", prompts)))
+    assert configured.shape(params, wrap(tiny_clip(), "tiny", "random")) is None or method == "clip_lora"
+
+
+# Settings that would be ignored
+
+UNTRAINED = ("zero_shot", "linear_probe", "tip_adapter")
+OF_LOSS = {"text": 0, "image": 1, "logits": 1, "distance": "l1", "anchor": "template", "drift_correction": False}
+OF_TRAINING = {
+    "epochs": 30,
+    "steps_per_shot": 9,
+    "learning_rate": 0.1,
+    "optimiser": "sgd",
+    "batch_size": 2,
+    "warmup_epochs": 0,
+    "warmup_rate": 0.1,
+    "momentum": 0.5,
+    "weight_decay": 0,
+    "averaging": False,
+    "compile": False,
+}
+OF_VIEWS = {"crop": 0.5, "flip": False, "views": 0}
+
+
+@pytest.mark.parametrize("method", UNTRAINED)
+def test_what_an_untrained_method_ignores_is_refused(tmp_path: Path, method: str) -> None:
+    def refused(section: str, key: str, value: Any, why: str) -> None:
+        file = written(tmp_path, *BARE, setting("method", method), setting(section, {key: value}))
+        with pytest.raises(MmlopError) as error:
+            config.load(file)
+        why = f"{section}.{key} is given, but method {method} {why}: take it out"
+        assert str(error.value) == f"{file}: {why}, or choose another method."
+        of_method = {method: {section: {key: value}}}
+        with pytest.raises(MmlopError) as error:
+            config.load(written(tmp_path, *BARE, setting("profiles.mini.methods", of_method)))
+        assert str(error.value) == f"{file}: profiles.mini.methods.{method}.{why}."
+
+    for key, value in OF_LOSS.items():
+        refused("loss", key, value, "has no loss")
+    for key, value in (OF_TRAINING if method == "tip_adapter" else OF_TRAINING | OF_VIEWS).items():
+        refused("train", key, value, "has no use for it")
+    refused("prompts", "tokens", 2, "has no prompts")
+    refused("lora", "rank", 2, "has no lora")
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_what_a_method_uses_is_taken(tmp_path: Path, method: str) -> None:
+    """At the top, and in what a profile says of the method."""
+    kind = methods.get(method).kind
+    loss, train = {}, {"threads": 1, "parallel_seeds": True}
+    if kind in ("prompts", "lora"):
+        loss, train = OF_LOSS, train | OF_TRAINING | OF_VIEWS
+        del train["steps_per_shot"]
+    if kind == "lora":
+        del train["momentum"]
+    if kind == "cache":
+        train |= OF_VIEWS
+    given = {"loss": loss, "train": train}
+    params = config.load(written(tmp_path, *BARE, setting("method", method), *(setting(*one) for one in given.items())))
+    assert {key: params.effective["train"][key] for key in train} == train
+    params = config.load(
+        written(tmp_path, *BARE, setting("method", method), setting("profiles.mini.methods", {method: given}))
+    )
+    assert {key: params.effective["train"][key] for key in train} == train
+
+
+def test_sections_of_another_method_are_refused_in_a_profile(tmp_path: Path) -> None:
+    """Also where the method is not the chosen one, and the profile not either."""
+    file = written(tmp_path, setting("profiles.vit-b-16.methods", {"coop": {"lora": {"rank": 2}}}))
+    with pytest.raises(MmlopError) as error:
+        config.load(file)
+    assert str(error.value) == (
+        f"{file}: profiles.vit-b-16.methods.coop.lora.rank is given, but method coop has no lora: take it out."
+    )
+
+
+def test_a_profiles_general_settings_are_for_the_methods_that_have_them(tmp_path: Path) -> None:
+    general = {"lora": {"rank": 1}, "loss": OF_LOSS, "train": OF_VIEWS | {"epochs": 1, "momentum": 0.5}}
+    changes = [setting(f"profiles.mini.{section}", values) for section, values in general.items()]
+    for method in (*UNTRAINED, "clip_lora"):
+        no_warm_up = [setting("train", {"warmup_epochs": 0})] if method == "clip_lora" else []
+        config.load(written(tmp_path, *BARE, setting("method", method), *changes, *no_warm_up))
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_drift_is_corrected_only_where_something_was_trained(tmp_path: Path, method: str) -> None:
+    drifting = setting("profiles.mini.loss", {"drift_correction": True})
+    params = config.load(written(tmp_path, *BARE, setting("method", method), drifting))
+    recipe = configured.recipe(params, wrap(tiny_clip(), "tiny", "random"))
+    assert recipe.drift_correction == (method not in UNTRAINED)
+
+
+def test_adamw_has_no_use_for_momentum(tmp_path: Path) -> None:
+    sentence = r"train.momentum is given, but train.optimiser is adamw, which has no use for it: take it out, or choose sgd"
+    for method in ("clip_lora", "mmlop"):
+        adamw = setting("train", {"momentum": 0.5, "optimiser": None if method == "clip_lora" else "adamw"})
+        with pytest.raises(MmlopError, match=sentence):
+            config.load(written(tmp_path, *BARE, setting("method", method), adamw))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (True, "train.averaging is True: it needs shares of the epochs, {mean: 0.75, std: 0.05} for instance, or false."),
+        (0.5, "train.averaging is 0.5: it needs shares of the epochs, {mean: 0.75, std: 0.05} for instance, or false."),
+        ({"mean": 0.5}, "the key 'train.averaging.std' is missing."),
+        ({}, "the key 'train.averaging.mean' is missing."),
+        ({"mean": 0.5, "std": 0.1, "sd": 1}, "there is no key 'sd' in train.averaging; known keys: std, mean."),
+        ({"mean": 15, "std": 1}, "train.averaging.mean is 15: input should be less than or equal to 1."),
+        ({"mean": 0.5, "std": "wide"}, "train.averaging.std is 'wide': input should be a valid number, {}"),
+    ],
+)
+def test_averaging_is_two_shares_or_none(tmp_path: Path, given: Any, sentence: str) -> None:
+    for key in ("train", "profiles.mini.train"):
+        file = written(tmp_path, setting(f"{key}.averaging", given))
+        with pytest.raises(MmlopError) as error:
+            config.load(file)
+        expected = sentence.replace("train.averaging", f"{key}.averaging").removesuffix("{}")
+        assert str(error.value).startswith(f"{file}: {expected}")
 
 
 def test_tokens_may_make_room_for_a_rank(tmp_path: Path) -> None:

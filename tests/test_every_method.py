@@ -140,6 +140,23 @@ def test_a_bench_may_measure_validation_pictures(make: Make, backbone: Backbone,
 
 
 @every
+@pytest.mark.parametrize("training", [BASE_TO_NOVEL, ALL], ids=["base", "all"])
+def test_what_an_adapter_was_chosen_by_counts_as_seen(make: Make, method: str, training: Training) -> None:
+    """Shots first, then the few validation pictures that a method looked at: of its own classes, of the seed's draw."""
+    bench, labels = make(method), BASE if training.base_only else range(5)
+    by_path = {picture.path: picture for picture in bench.manifest.pictures}
+    for seed, trained in bench.train(training, SEEDS, labels).items():
+        draw, chooses = bench.split.draws[2][seed], method in ("linear_probe", "tip_adapter")
+        shots, few = (
+            [by_path[path] for path in paths if by_path[path].label in labels] for paths in (draw.train, draw.val)
+        )
+        count = 2 * len(labels)
+        assert trained.trained_on[:count] == tuple(picture.content for picture in shots)
+        assert sorted(trained.trained_on[count:]) == (sorted(picture.content for picture in few) if chooses else [])
+        assert len(few) == count  # so that there is something to be seen
+
+
+@every
 def test_twice_the_same_bits(
     make: Make,
     halves: dict[str, dict[int, Trained]],
@@ -282,7 +299,7 @@ def test_the_cache_holds_mean_features_of_views_drawn_from_the_seed(make: Make, 
     trained = bench.train(BASE_TO_NOVEL, [2], BASE)[2]
     by_content, generator = {picture.content: picture for picture in bench.manifest.pictures}, torch.Generator()
     generator.manual_seed(draws_of(2, -1))
-    for key, content in zip(trained.adapter.factors["keys"], trained.trained_on, strict=True):
+    for key, content in zip(trained.adapter.factors["keys"], trained.trained_on[:6], strict=True):
         picture = pil_to_tensor(Image.open(bench.data.file(by_content[content])))
         views = torch.stack([augment(picture, 32, generator, smallest=0.5) for _ in range(3)])
         mean = image_features(backbone, views).mean(dim=0)
@@ -293,8 +310,8 @@ def test_a_cache_of_no_views_holds_the_pictures_themselves(make: Make, backbone:
     plain = make("tip_adapter", train={"views": 0})
     trained = plain.train(BASE_TO_NOVEL, [1], BASE)[1]
     by_content = {picture.content: picture for picture in plain.manifest.pictures}
-    shots = [by_content[content] for content in trained.trained_on]
-    prepared, labels = plain._prepare(shots)
+    shots = [by_content[content] for content in trained.trained_on[:6]]
+    prepared, labels = plain.prepare(shots)
     assert torch.allclose(trained.adapter.factors["keys"], image_features(backbone, prepared), atol=1e-6)
     assert trained.adapter.factors["values"].argmax(dim=1).tolist() == labels.tolist()
 

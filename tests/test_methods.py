@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 from pydantic import ValidationError
 
-from mmlop import config, configured, methods, published
+from mmlop import config, configured, methods, probe, published, tip
 from mmlop.backbone import Backbone, Preprocessing
 from mmlop.config import Params
+from mmlop.data import splits
 from mmlop.errors import MmlopError
 from mmlop.methods import METHODS
 from mmlop.settings import COMMON, Settings, merged
@@ -104,6 +105,91 @@ def test_real_clip_has_the_published_settings(method: str) -> None:
     if METHODS[method].kind in ("prompts", "lora"):
         assert found["train"]["learning_rate"]
         assert bool(found["train"]["epochs"]) != bool(found["train"]["steps_per_shot"])
+
+
+# Published values, one by one, with where they are published (all for ViT-B/16, base-to-novel, 16 shots).
+
+PUBLISHED: dict[str, list[dict[str, Any]]] = {
+    "mmlop": [
+        {"train.epochs": 30, "prompts.depth": 9, "prompts.rank": 1, "prompts.form": "shared"},  # docs/method.md
+        {"train.learning_rate": 0.0025, "train.batch_size": 4, "prompts.tokens": 4},  # PromptSRC's, docs/method.md
+        {"loss.text": 25, "loss.image": 10, "loss.logits": 1, "loss.distance": "l1"},  # PromptSRC's, docs/method.md
+        {"loss.drift_correction": True, "train.averaging": False},  # docs/method.md
+    ],
+    "promptsrc": [  # muzairkhattak/PromptSRC
+        # configs/trainers/PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml
+        {"train.epochs": 20, "train.learning_rate": 0.0025, "train.batch_size": 4},
+        {"prompts.encoders": "both", "prompts.form": "full", "prompts.tokens": 4, "prompts.depth": 9},
+        {"train.averaging": {"mean": 15 / 20, "std": 1 / 20}},  # GPA_MEAN and GPA_STD, in epochs
+        {"loss.text": 25, "loss.image": 10, "loss.logits": 1, "loss.distance": "l1"},  # trainers/promptsrc.py:300-313
+        {"loss.anchor": "list"},  # trainers/promptsrc.py:122-128
+    ],
+    "maple": [  # muzairkhattak/multimodal-prompt-learning configs/trainers/MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml
+        {"train.epochs": 5, "train.learning_rate": 0.0035, "train.batch_size": 4},
+        {"prompts.encoders": "both", "prompts.form": "coupled", "prompts.tokens": 2, "prompts.depth": 9},
+        {"loss.text": 0, "loss.image": 0, "loss.logits": 0, "train.averaging": False},
+    ],
+    "ivlp": [  # muzairkhattak/PromptSRC configs/trainers/IVLP/vit_b16_c2_ep20_batch4_4+4ctx.yaml
+        {"train.epochs": 20, "train.learning_rate": 0.0025, "train.batch_size": 4},
+        {"prompts.encoders": "both", "prompts.form": "full", "prompts.tokens": 4, "prompts.depth": 9},
+        {"loss.text": 0, "loss.image": 0, "loss.logits": 0, "train.averaging": False},
+    ],
+    "vpt": [  # muzairkhattak/multimodal-prompt-learning configs/trainers/VPT/vit_b16_c2_ep5_batch4_4.yaml
+        {"train.epochs": 5, "train.learning_rate": 0.0025, "train.batch_size": 4},
+        {"prompts.encoders": "vision", "prompts.form": "full", "prompts.tokens": 8, "prompts.depth": 12},
+        {"loss.text": 0, "loss.image": 0, "loss.logits": 0, "train.averaging": False},
+    ],
+    "coop": [  # KaiyangZhou/CoOp
+        # configs/trainers/CoOp/vit_b16_ctxv1.yaml:3, 17, 18
+        {"train.epochs": 200, "train.learning_rate": 0.002, "train.batch_size": 32},
+        # the same, CTX_INIT, and trainers/coop.py:75
+        {"prompts.encoders": "text", "prompts.form": "full", "prompts.tokens": 4, "prompts.depth": 1},
+        {"loss.text": 0, "loss.image": 0, "loss.logits": 0, "train.averaging": False},
+    ],
+    "kgcoop": [  # htyao89/KgCoOp
+        # configs/trainers/KgCoOp/vit_b16_ep100_ctxv1.yaml
+        {"train.epochs": 100, "train.learning_rate": 0.002, "train.batch_size": 128},
+        # scripts/base2new_train.sh:13
+        {"prompts.encoders": "text", "prompts.form": "full", "prompts.tokens": 4, "prompts.depth": 1},
+        {"loss.text": 8, "loss.image": 0, "loss.logits": 0},  # scripts/run.sh:2-11
+        {"loss.distance": "cosine", "loss.anchor": "template"},  # trainers/kgcoop.py:238-241, 136
+    ],
+    "clip_lora": [  # MaxZanella/CLIP-LoRA
+        {"lora.rank": 2, "lora.alpha": 1},  # run_utils.py:35-36
+        {"train.epochs": None, "train.steps_per_shot": 500, "train.batch_size": 32},  # run_utils.py:29, 30; lora.py:73
+        {"train.optimiser": "adamw", "train.learning_rate": 2e-4, "train.weight_decay": 1e-2},  # lora.py:75
+        {"train.warmup_epochs": 0},  # lora.py:76
+        {"loss.text": 0, "loss.image": 0, "loss.logits": 0, "train.averaging": False},
+    ],
+    "tip_adapter": [  # gaopengcuhk/Tip-Adapter
+        {"train.views": 10},  # configs/*.yaml, augment_epoch
+        {"train.crop": 0.5, "train.flip": True},  # main.py:174-175
+    ],
+    "linear_probe": [],  # see below
+    "zero_shot": [],
+}
+DASSL = {  # KaiyangZhou/Dassl.pytorch, for all that are built on it
+    **{"train.optimiser": "sgd", "train.momentum": 0.9, "train.weight_decay": 5e-4},  # dassl/config/defaults.py:153-156
+    **{"train.warmup_epochs": 1, "train.warmup_rate": 1e-5},  # WARMUP_EPOCH and WARMUP_CONS_LR of each method's file
+    **{"train.crop": 0.08, "train.flip": True, "train.views": 0},  # dassl/data/transforms/transforms.py:231-239
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_published_value(method: str) -> None:
+    found = params(method).effective
+    of_dassl = DASSL if METHODS[method].kind == "prompts" else {}
+    for key, value in {key: value for values in (of_dassl, *PUBLISHED[method]) for key, value in values.items()}.items():
+        section, name = key.split(".")
+        assert found[section][name] == value, key
+
+
+def test_published_values_of_what_is_searched() -> None:
+    # KaiyangZhou/CoOp lpclip/linear_probe.py:54-57, 67-95
+    assert [10**exponent for exponent in probe.GRID] == [1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6]
+    assert (probe.STEPS, probe.ROUNDS) == (1000, 8)
+    assert splits.VALIDATION_SHOTS == 4  # the same, 25
+    assert (tip.ALPHA, tip.BETA) == (1.17, 1)  # gaopengcuhk/Tip-Adapter configs/imagenet.yaml
 
 
 def test_what_sets_one_method_apart_from_another() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -190,6 +191,22 @@ def test_the_search_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # also what scikit-learn says of arguments on their way out
         probe.fit(features, labels, features, labels, 6, 1)
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_many_classes_of_few_shots_are_no_reason_to_warn(shots: int) -> None:
+    features, labels = pictures(24, shots)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe.fit(features, labels, features, labels, 24, 1)
+
+
+def test_other_warnings_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L-BFGS that is stopped long before it has converged says so."""
+    monkeypatch.setattr(probe, "STEPS", 1)
+    features, labels = pictures(24, 1)
+    with pytest.warns(ConvergenceWarning):
+        probe.fit(features, labels, None, None, 24, 1)
 
 
 def test_a_class_without_a_picture_is_refused_by_number() -> None:

@@ -47,9 +47,9 @@ def sections(root: Path, params: Params, records: Sequence[Record], summary: Sum
         trained.results(summary, records),
         printed.section(summary),
         *grids.sections(measured, params),
-        trained.closer(params.datasets, grids.looks(measured, params) | runs),
+        trained.closer(params.datasets, grids.looks(measured) | runs),
         machine.costs(root, measured),
-        machine.conditions(root, runs),
+        machine.conditions(runs, measured),
         logged.section(root, params.datasets, measured),
     ]
     return [section for section in found if section is not None]

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from mmlop import charts, comparison
-from mmlop.comparison import Interval
-from mmlop.geometry import Chart, Point, Series
-from mmlop.measurements import Measurement
+from mmlop.grids import comparison
+from mmlop.grids.comparison import Interval
+from mmlop.grids.measurements import Measurement
+from mmlop.grids.paired import Paired
+from mmlop.grids.verdicts import Sign
+from mmlop.page import charts
+from mmlop.page.geometry import Chart, Point, Series
 from mmlop.page.grid_tables import Differences, Means, bounds
 from mmlop.page.naming import NAMES, numbered, titled
-from mmlop.paired import Paired
-from mmlop.verdicts import Sign
 
 NAMED = 16  # points up to which their names find room in one plot
 
 
-def of(found: Sequence[Measurement], means: Means, differences: Differences, signs: Sequence[Sign]) -> Iterator[Chart]:
+def of(
+    found: Sequence[Measurement], protocol: str, means: Means, differences: Differences, signs: Sequence[Sign]
+) -> Iterator[Chart]:
     series = numbered(found)
     headline = next((m for m in ("hm", "accuracy") if any(m in metrics for metrics in means.values())), None)
     if headline:
         rows = [(titled(p), [_point(series[p], metrics[headline])]) for p, metrics in means.items() if headline in metrics]
         yield _unkeyed(charts.rows(f"{NAMES[headline]}, mean over data sets, %", "%", rows))
-    sizes = [size for size in comparison.trade_off(found) if size.hm is not None]
-    if len({size.trainable for size in sizes}) > 1 and len(sizes) <= NAMED:
-        points = [_point(series[size.point], size.hm, size.trainable) for size in sizes if size.hm]
-        yield charts.scatter("HM against trained numbers", "trained numbers", "HM, %", points)
+        yield from _trade_off(found, protocol, headline)
     for metric in ("accuracy", "hm"):
         if lines := [line for line in comparison.curve(found, metric).items() if len(line[1]) > 1]:
             yield _curve(metric, lines)
@@ -35,13 +35,23 @@ def of(found: Sequence[Measurement], means: Means, differences: Differences, sig
             title = f"MMLoP minus each: {NAMES[metric]}, points"
             yield _unkeyed(charts.rows(title, "points", rows, zero=True, bars=True))
 
-    here, paper = Series("here", 0), Series("paper, eleven public data sets", 1)
+    here, told = Series("here", 0), Series("second-hand, eleven public data sets", 1)
     if rows := [
-        (f"{sign.name}, {NAMES[sign.metric]}", [_difference(here, sign.here), Point(paper, sign.published)])
+        (f"{sign.name}, {NAMES[sign.metric]}", [_difference(here, sign.here), Point(told, sign.published)])
         for sign in signs
         if sign.here is not None and sign.published is not None
     ]:
         yield charts.rows("What each part changes, points", "points", rows, zero=True, bars=True)
+
+
+def _trade_off(found: Sequence[Measurement], protocol: str, metric: str) -> Iterator[Chart]:
+    sizes = [(size, value) for size in comparison.trade_off(found, protocol) if (value := getattr(size, metric))]
+    if len({size.trainable for size, _ in sizes}) > 1 and len(sizes) <= NAMED:
+        series, name = numbered(found), NAMES[metric]
+        points = [_point(series[size.point], value, size.trainable) for size, value in sizes]
+        yield charts.scatter(
+            f"{name[0].upper()}{name[1:]} against trained numbers", "trained numbers", f"{name}, %", points
+        )
 
 
 def _unkeyed(chart: Chart) -> Chart:

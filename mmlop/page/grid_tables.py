@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from mmlop import comparison, paired, verdicts
-from mmlop.comparison import Interval
-from mmlop.measurements import Measurement
-from mmlop.methods import METHODS
+from mmlop import published
+from mmlop.grids import comparison, paired, verdicts
+from mmlop.grids.comparison import Interval
+from mmlop.grids.measurements import Measurement
+from mmlop.grids.paired import Paired
+from mmlop.grids.points import Overrides
+from mmlop.grids.verdicts import reference
 from mmlop.page import printed
-from mmlop.page.naming import NAMES, reference, titled
-from mmlop.paired import Paired
-from mmlop.points import Overrides
+from mmlop.page.naming import NAMES, titled
 from mmlop.tables import Table
 
 Means = Mapping[str, Mapping[str, Interval]]  # by point and metric
 Differences = Mapping[str, Mapping[str, Paired]]
 
 COMPARED = ("hm", "novel", "base")
+METHODS_GRID = "family"  # which the goals are about
 # What is switched on between two points, by overrides of params.yaml: the point with it, and the one without; the first
-# pair that was measured. {} is MMLoP. As in the paper, each part is added to those before it.
+# pair that was measured. {} is MMLoP. Each part is added to those before it, as is told of the paper.
 PLAIN: Overrides = {"prompts.form": "low_rank", "loss.drift_correction": False}
 NO_CONSISTENCY: Overrides = {"loss.text": 0, "loss.image": 0, "loss.logits": 0}
 STEPS: dict[str, tuple[tuple[Overrides, Overrides], ...]] = {
@@ -38,14 +40,14 @@ STEPS: dict[str, tuple[tuple[Overrides, Overrides], ...]] = {
 
 
 def of(
-    found: Sequence[Measurement], means: Means, differences: Differences, signs: Sequence[verdicts.Sign]
+    found: Sequence[Measurement], protocol: str, means: Means, differences: Differences, signs: Sequence[verdicts.Sign]
 ) -> Iterator[Table]:
     if means:
-        yield _means(found, means)
+        yield _means(found, protocol, means)
     if differences:
         yield _differences(differences)
-    goals = verdicts.goals(found) if reference(found) == paired.REFERENCE else []
-    if len({goal.other for goal in goals if goal.met is not None} & METHODS.keys()) > 1:  # a comparison of methods
+    goals = verdicts.goals(found) if found[0].grid == METHODS_GRID and reference(found) == paired.REFERENCE else []
+    if any(goal.met is not None for goal in goals):
         yield _goals(goals)
     if signs:
         yield _signs(signs)
@@ -56,9 +58,9 @@ def signs(found: Sequence[Measurement]) -> list[verdicts.Sign]:
     return verdicts.signs(found, list(_steps(found)))
 
 
-def _means(found: Sequence[Measurement], means: Means) -> Table:
+def _means(found: Sequence[Measurement], protocol: str, means: Means) -> Table:
     metrics = [m for m in comparison.METRICS if any(m in values for values in means.values())]
-    size = {one.point: one.trainable for one in comparison.trade_off(found)}
+    size = {one.point: one.trainable for one in comparison.trade_off(found, protocol)}
     rows = tuple(
         (titled(p), f"{size[p]}" if p in size else "", *(_cell(values.get(m)) for m in metrics))
         for p, values in means.items()
@@ -118,8 +120,15 @@ def _signs(signs: Sequence[verdicts.Sign]) -> Table:
         )
         for sign in signs
     )
-    columns = (("", "metric"), ("", "in the paper"), ("", "here"), ("", "sign"))
-    return Table("What each part changes, and the sign of it in the paper", columns, rows, "part")
+    columns = (("", "metric"), ("", "second-hand"), ("", "here"), ("", "sign"))
+    return Table("What each part changes, and the published sign of it", columns, rows, "part")
+
+
+def told(signs: Sequence[verdicts.Sign]) -> Iterator[str]:
+    """By whom the published changes are told: nobody here has seen the paper."""
+    if signs:
+        cited = dict.fromkeys(one.citation for one in published.load().ablations.values() if one.secondhand)
+        yield f"What is published of each part is second-hand: {'; '.join(cited)}"
 
 
 def per_dataset(found: Sequence[Measurement]) -> Iterator[tuple[str, Table]]:
@@ -135,11 +144,11 @@ def per_dataset(found: Sequence[Measurement]) -> Iterator[tuple[str, Table]]:
             yield NAMES[metric], Table("", (*ours, *theirs), rows)
 
 
-def costs(title: str, found: Sequence[Measurement]) -> Table:
+def costs(title: str, protocol: str, found: Sequence[Measurement]) -> Table:
     """What measuring took on this machine."""
     rows = tuple(
         (titled(point), f"{cost.seconds:.1f}", "" if cost.gigabytes is None else f"{cost.gigabytes:.2f}")
-        for point, cost in comparison.costs(found).items()
+        for point, cost in comparison.costs(found, protocol).items()
     )
     return Table(title, (("", "seconds"), ("", "peak memory, GB")), rows, "point")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmlop import store
 from mmlop.errors import MmlopError
-from mmlop.measurements import Measurement
+from mmlop.grids import tracking
+from mmlop.page import grids
 from mmlop.page.naming import titled
 from mmlop.page.section import Link, Section
 from mmlop.tables import Table
@@ -19,15 +20,15 @@ from mmlop.tables import Table
 logger = logging.getLogger(__name__)
 
 
-def section(root: Path, datasets: Sequence[str], grids: Mapping[str, Sequence[Measurement]]) -> Section | None:
-    """The runs of trained data sets and of grids; None where none is known."""
-    client = _client(root)
-    pipeline = [(dataset, run) for dataset in datasets if client and (run := _run(client, root, dataset))]
-    tables = []
-    if pipeline:
-        rows = tuple((dataset, _link(run, experiment)) for dataset, (run, experiment) in pipeline)
-        tables.append(Table("Trained by the pipeline", (("", "run"),), rows))
-    tables += _of_grids(client, grids)
+def section(root: Path, datasets: Sequence[str], measured: grids.Grids) -> Section | None:
+    """The runs of trained data sets and of grids; None where none is known, or nobody can be asked."""
+    try:
+        if (client := _client()) is None:
+            return None
+        tables = [*_of_pipeline(client, root, datasets), *_of_grids(client, measured)]
+    except MmlopError as error:
+        logger.warning("The report is without links to MLflow: %s", error)
+        return None
     if not tables:
         return None
     note = "Runs in MLflow, with parameters, curves and files."
@@ -36,26 +37,31 @@ def section(root: Path, datasets: Sequence[str], grids: Mapping[str, Sequence[Me
     return Section("Runs", (note,), tables=tuple(tables), twin=False)
 
 
-def _of_grids(client: Any, grids: Mapping[str, Sequence[Measurement]]) -> Iterator[Table]:
-    for name, found in grids.items():
-        runs = {(one.point, one.dataset): one.mlflow_run for one in found if one.mlflow_run}
+def _of_pipeline(client: Any, root: Path, datasets: Sequence[str]) -> Iterator[Table]:
+    found = {dataset: run for dataset in datasets if (run := _run(client, root, dataset))}
+    if rows := tuple((dataset, _link(run, experiment)) for dataset, (run, experiment) in found.items()):
+        yield Table("Trained by the pipeline", (("", "run"),), rows)
+
+
+def _of_grids(client: Any, measured: grids.Grids) -> Iterator[Table]:
+    for name, (found, _) in measured.items():
+        experiment, logged = tracking.runs(client, name)
+        runs = {(one.point, one.dataset): logged[one.key] for one in found if one.key in logged}
         points = dict.fromkeys(point for point, _ in runs)
         datasets = sorted({dataset for _, dataset in runs})
         rows = tuple(
-            (titled(p), *(_link(run, _experiment(client, run)) if (run := runs.get((p, d))) else "" for d in datasets))
-            for p in points
+            (titled(p), *(_link(runs[p, d], experiment) if (p, d) in runs else "" for d in datasets)) for p in points
         )
         if rows:
             yield Table(f"Grid {name}", tuple(("", dataset) for dataset in datasets), rows, "point")
 
 
-def _link(run: str, experiment: str | None) -> Any:
+def _link(run: str, experiment: str) -> Any:
     """The run's page in MLflow's UI, where that has an address; else its id."""
     address = _address()
     if address is None:
         return run
-    where = f"experiments/{experiment}/runs/{run}" if experiment else f"runs/{run}"
-    return Link(run[:8], f"{address}/#/{where}")
+    return Link(run[:8], f"{address}/#/experiments/{experiment}/runs/{run}")
 
 
 def _address() -> str | None:
@@ -63,14 +69,10 @@ def _address() -> str | None:
     return uri if uri.startswith(("http://", "https://")) else None
 
 
-def _client(root: Path) -> Any:
-    """None where there is no store yet, or it does not answer."""
-    try:
-        file = store.sqlite_file(store.tracking_uri())
-        return None if file and not file.is_file() else store.connect()
-    except MmlopError as error:
-        logger.warning("The report is without links to MLflow: %s", error)
-        return None
+def _client() -> Any:
+    """None where there is no store yet. Raises MmlopError for one that does not answer."""
+    file = store.sqlite_file(store.tracking_uri())
+    return None if file and not file.is_file() else store.connect()
 
 
 def _run(client: Any, root: Path, dataset: str) -> tuple[str, str] | None:
@@ -84,13 +86,3 @@ def _run(client: Any, root: Path, dataset: str) -> tuple[str, str] | None:
             return None
         found = client.search_runs([experiment.experiment_id], f"tags.`mmlop.run` = '{key}'", max_results=1)
     return (str(found[0].info.run_id), str(experiment.experiment_id)) if found else None
-
-
-def _experiment(client: Any, run: str) -> str | None:
-    from contextlib import suppress
-
-    if client is None:
-        return None
-    with suppress(MmlopError), store.answering():  # a run that another store has
-        return str(client.get_run(run).info.experiment_id)
-    return None

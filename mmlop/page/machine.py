@@ -38,11 +38,12 @@ def _timings(file: Path) -> Iterator[Table]:
         yield Table("Pipeline", (("", "seconds"), ("", "peak memory, GB")), rows, "stage")
 
 
-def conditions(root: Path, runs: Mapping[str, trained.Run]) -> Section | None:
+def conditions(runs: Mapping[str, trained.Run], measured: grids.Grids) -> Section | None:
     """Backbone, device and libraries, of the pipeline's data sets and of grids: what is alike in one row."""
     found: dict[tuple[str, ...], list[str]] = {}
-    for name, record in (*runs.items(), *grids.records(root)):
-        if "mode" in record and "backbone" in record:
+    of_grids = [(f"grid {name}", vars(one)) for name, (each, _) in measured.items() for one in each]
+    for name, record in (*runs.items(), *of_grids):
+        if record.get("mode") and record.get("backbone"):
             found.setdefault(_condition(record), []).append(name)
     rows = tuple((", ".join(dict.fromkeys(names)), *condition) for condition, names in found.items())
     columns = tuple(("", name) for name in ("backbone", "device", "machine", "threads", "libraries"))

@@ -1,13 +1,13 @@
-"""What people call the metrics and points of grids, and which of the points is MMLoP itself."""
+"""What people call the metrics and points of grids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmlop import verdicts
-from mmlop.geometry import Series
-from mmlop.measurements import Measurement
+from mmlop.grids.measurements import Measurement
+from mmlop.grids.verdicts import reference
 from mmlop.methods import METHODS
+from mmlop.page.geometry import Series
 
 NAMES = {
     "base": "base",
@@ -51,8 +51,3 @@ def numbered(found: Sequence[Measurement]) -> dict[str, Series]:
         next_free += number == next_free
         series[one.point] = Series(titled(one.point), number)
     return series
-
-
-def reference(found: Sequence[Measurement]) -> str | None:
-    """The point that is MMLoP as configured."""
-    return verdicts.find(found, {})

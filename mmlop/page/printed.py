@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmlop import charts, published
-from mmlop.geometry import Chart, Point, Series
+from mmlop import published
 from mmlop.methods import METHODS
+from mmlop.page import charts
+from mmlop.page.geometry import Chart, Point, Series
 from mmlop.page.section import Section
 from mmlop.published import Published
 from mmlop.report import Summary

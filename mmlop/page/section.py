@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mmlop.geometry import Chart
+from mmlop.page.geometry import Chart
 from mmlop.tables import Table
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mmlop import charts, tables
-from mmlop.comparison import interval
+from mmlop import tables
 from mmlop.errors import MmlopError
-from mmlop.geometry import Chart, Point, Series
+from mmlop.grids.comparison import interval
 from mmlop.methods import METHODS
+from mmlop.page import charts
+from mmlop.page.geometry import Chart, Point, Series
 from mmlop.page.section import Section
 from mmlop.protocols import ALL_CLASSES, BASE_TO_NOVEL, FEW_SHOT
 from mmlop.report import Record, Summary

@@ -1,7 +1,6 @@
 """What a point of a grid is worth on a data set: measured once, and found again by a key of everything that decides it.
 
-results/benchmark/<grid>/<point>/<dataset>.json holds one measurement: what was set, what came out for every seed, what the
-frozen CLIP reaches on the same pictures, and what it took.
+results/benchmark/<grid>/<point>/<dataset>.json holds it (mmlop/grids/measurements.py).
 """
 
 from __future__ import annotations
@@ -12,28 +11,29 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 
+from mmlop import results
 from mmlop.config import Params
 from mmlop.errors import MmlopError
 from mmlop.experiment import Bench, Trained
-from mmlop.files import write_json
-from mmlop.inputs import FORMAT, fetched, key, loaded, split_of
-from mmlop.points import Overrides, Plan, Point
+from mmlop.grids import measurements
+from mmlop.grids.inputs import FORMAT, code, fetched, key, loaded, split_of, threads
+from mmlop.grids.measurements import Measurement
+from mmlop.grids.points import Overrides, Plan, Point
 from mmlop.protocols import FEW_SHOT, Training, shots_needed
 from mmlop.results import HEADLINES
 
 logger = logging.getLogger(__name__)
 
 SAMPLED = 0.1  # seconds between looks at the process's memory
-Result = dict[str, Any]  # one measurement, as JSON holds it
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Job:
     part: str = "test"
 
     @property
-    def labels(self) -> Result:
+    def labels(self) -> dict[str, Any]:
         """What a result says of the grid that it belongs to."""
         return {"grid": self.grid, "point": self.label, "overrides": self.overrides, "key": self.key}
 
 
 def file_of(root: Path, grid: str, point: Point, dataset: str) -> Path:
-    return root / "results" / "benchmark" / grid / point.folder / f"{dataset}.json"
+    return root / measurements.FOLDER / grid / point.folder / f"{dataset}.json"
 
 
 def jobs(root: Path, plan: Plan) -> Iterator[Job]:
@@ -79,9 +79,10 @@ def jobs(root: Path, plan: Plan) -> Iterator[Job]:
             )
 
 
-def pending(root: Path, plan: Plan) -> tuple[tuple[Point, str], ...]:
-    """What no grid has measured yet, as far as can be told: of data that are not fetched, everything."""
-    known = measured(root)
+def pending(root: Path, plan: Plan, known: Mapping[str, Path] | None = None) -> tuple[tuple[Point, str], ...]:
+    """What no grid has measured yet (``known``: see `measured`), as far as can be told: of data that are not fetched,
+    everything."""
+    known = measured(root) if known is None else known
     return tuple(
         (point, dataset)
         for point in plan.points
@@ -93,34 +94,30 @@ def pending(root: Path, plan: Plan) -> tuple[tuple[Point, str], ...]:
 def measured(root: Path) -> dict[str, Path]:
     """The files of all grids by key; damaged ones are left out, with a warning: they will be measured again."""
     found: dict[str, Path] = {}
-    for file in sorted((root / "results" / "benchmark").glob("*/*/*.json")):
-        if (result := read(file)) is not None:
-            found.setdefault(str(result["key"]), file)
+    for file in sorted((root / measurements.FOLDER).glob("*/*/*.json")):
+        if (one := read(file)) is not None:
+            found.setdefault(one.key, file)
     return found
 
 
-def read(file: Path) -> Result | None:
-    """A measurement, or None for what is none."""
+def read(file: Path) -> Measurement | None:
+    """A measurement; None where there is none, or, with a warning, where it is damaged."""
     try:
-        result: Result = json.loads(file.read_text(encoding="utf-8"))
-        if result["format"] == FORMAT and isinstance(result["key"], str) and isinstance(result["seeds"], dict):
-            return result
-        why = f"format {result['format']}"
+        return measurements.parse(file)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        why = repr(error)
-    logger.warning("%s is no measurement (%s): measured again", file, why)
-    return None
+    except MmlopError as error:
+        logger.warning("%s Until then it counts as not measured.", error)
+        return None
 
 
-def adopt(job: Job, known: dict[str, Path]) -> bool:
+def adopt(job: Job, known: Mapping[str, Path]) -> bool:
     """Whether the job's result is there; one that another grid or another label has is copied under this one's."""
-    if (file := known.get(job.key)) is None or (result := read(file)) is None:
+    if (file := known.get(job.key)) is None or (one := read(file)) is None:
         return False
-    if file != job.file or any(result[name] != value for name, value in job.labels.items()):
-        # A run of MLflow is of the grid that measured it.
-        write_json(job.file, result | job.labels | {"mlflow_run": result["mlflow_run"] if file == job.file else None})
+    labelled = one.model_copy(update=job.labels)
+    if file != job.file or labelled != one:
+        measurements.write(job.file, labelled)
     return True
 
 
@@ -130,14 +127,13 @@ def missing(root: Path, plan: Plan) -> list[Job]:
     return [job for job in jobs(root, plan) if not adopt(job, known)]
 
 
-def measure(job: Job) -> Result:
+def measure(job: Job) -> Measurement:
     """Train and test every seed, and write the result. A training that was interrupted goes on from its last epoch.
 
     Raises MmlopError where the data are not those that the job was made for, and what trainings raise.
     """
     params = job.params
-    if params.threads:
-        torch.set_num_threads(params.threads)  # holds for the calling thread
+    torch.set_num_threads(threads(params))  # holds for the calling thread
     shots, seeds = tuple(shots_needed(params)), params.fewshot.seeds
     data, split = fetched(job.root, job.dataset), split_of(job.root, job.dataset, shots, seeds)
     bench = Bench(params, loaded(params), data, split, job.part)
@@ -151,8 +147,8 @@ def measure(job: Job) -> Result:
         started = time.monotonic()
         found = _train(bench, job.trainings, seeds)
         seconds = time.monotonic() - started
-    result = job.labels | _described(bench, found) | {"seconds": round(seconds, 2), "gigabytes": round(peak(), 2)}
-    write_json(job.file, result)
+    result = _described(job, bench, found, round(seconds, 2), round(peak(), 2))
+    measurements.write(job.file, result)
     shutil.rmtree(bench.checkpoints, ignore_errors=True)
     return result
 
@@ -163,52 +159,35 @@ def _train(bench: Bench, trainings: tuple[Training, ...], seeds: tuple[int, ...]
     return {seed: [trained[seed] for trained in found if seed in trained] for seed in seeds}
 
 
-def _described(bench: Bench, seeds: dict[int, list[Trained]]) -> Result:
+def _described(job: Job, bench: Bench, seeds: dict[int, list[Trained]], seconds: float, gigabytes: float) -> Measurement:
     manifest, first = bench.manifest, next(iter(seeds.values()))[0]
-    return {
+    own = {
         "format": FORMAT,
-        "dataset": bench.name,
-        "method": bench.params.method,
+        "code": code(),
         "part": bench.part,
         "shots": bench.params.fewshot.shots,
-        "settings": bench.params.resolved(),
-        "trainable": first.adapter.shape.trainable,
+        "settings": json.loads(json.dumps(bench.params.resolved())),
+        "trainings": [asdict(training) for training in job.trainings],
         "source": manifest.source,
         "licence": manifest.licence,
         "split": manifest.split,
-        "data_hash": manifest.hash,
-        "split_hash": bench.split.hash,
-        "backbone": first.adapter.info.backbone.model_dump(mode="json"),
-        "mode": first.adapter.info.origin.mode,
         "base": [manifest.classes[label] for label in bench.split.base],
         "novel": [manifest.classes[label] for label in bench.split.novel],
-        "zero_shot": bench.zero_shot(),
-        "seeds": {
-            str(seed): [
-                {
-                    "protocol": one.training.protocol,
-                    "shots": one.training.shots,
-                    "epochs": len(one.history),
-                    "metrics": one.metrics,
-                    "shown": one.shown,
-                }
-                for one in trained
-            ]
-            for seed, trained in seeds.items()
-        },
-        "mlflow_run": None,
+        "seconds": seconds,
+        "gigabytes": gigabytes,
     }
+    return Measurement.model_validate(results.described(bench, seeds, first.adapter) | job.labels | own)
 
 
-def sentence(result: Result) -> str:
+def sentence(one: Measurement) -> str:
     """The means over seeds in a line."""
     found: dict[str, list[float]] = {}
-    for trained in result["seeds"].values():
-        for one in trained:
-            at = f" at {one['shots']} shots" if one["protocol"] == FEW_SHOT else ""
+    for trained in one.seeds.values():
+        for each in trained:
+            at = f" at {each.shots} shots" if each.protocol == FEW_SHOT else ""
             for name in HEADLINES:
-                if name in one["metrics"]:
-                    found.setdefault(f"{name}{at}", []).append(one["metrics"][name])
+                if name in each.metrics:
+                    found.setdefault(f"{name}{at}", []).append(each.metrics[name])
     return ", ".join(f"{name} {mean(values):.1f}" for name, values in found.items())
 
 

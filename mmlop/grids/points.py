@@ -1,6 +1,7 @@
-"""The points of a grid: params.yaml with some keys overridden, validated like params.yaml itself.
+"""The points of a grid: a backbone of params.yaml with some keys overridden, validated like params.yaml itself.
 
-What can be said of a point without measuring it is said here; mmlop/measuring.py measures.
+What the pipeline is told to train says nothing of a grid: a point starts without params.yaml's method and its settings.
+What can be said of a point without measuring it is said here; mmlop/grids/measuring.py measures.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from mmlop import config, protocols
 from mmlop.config import Params
 from mmlop.data import datasets
 from mmlop.errors import MmlopError, listing
-from mmlop.grid import Grid
+from mmlop.grids.section import Grid
 from mmlop.protocols import Training
+from mmlop.settings import SECTIONS
 
 Overrides = dict[str, Any]  # dotted key of params.yaml -> value
+METHOD = "mmlop"  # of a point that names none
+
+# What a point does not take from params.yaml: what the pipeline trains and measures, and the grids themselves.
+PIPELINES = ("method", *SECTIONS, "protocols", "grids")
 
 # What a point may not differ in, and where it is said instead.
 ELSEWHERE = {
@@ -92,21 +98,22 @@ class Plan:
 def plan(name: str, params: Params) -> Plan:
     """The points of one of params.yaml's grids. Points of the same settings are one, the first of them.
 
-    Raises MmlopError for an unknown grid, data set or key; a point that params.yaml itself could not be is ``refused``.
+    Raises MmlopError, which names the grid, for an unknown grid, data set or key; a point that params.yaml itself could not
+    be is ``refused``.
     """
     if name not in params.grids:
         raise MmlopError(f"There is no grid '{name}'. `grids` in params.yaml has {listing(params.grids, name) or 'none'}.")
     grid = params.grids[name]
     _require_keys(name, grid)
     wanted = grid.datasets or params.datasets
-    for dataset in wanted:
-        datasets.get(dataset, params)
+    _require_datasets(f"grids.{name}.datasets" if grid.datasets else "datasets", wanted, params)
     seeds = grid.seeds or params.fewshot.seeds
+    start = {key: value for key, value in params.model_dump(mode="json").items() if key not in PIPELINES}
     points: dict[str, Point] = {}
     refused = []
-    for label, overrides in _labelled(grid, params):
+    for label, overrides in _labelled(grid):
         try:
-            point = Point(label or "as configured", overrides, overridden(params, seeds, grid.set | overrides), grid.part)
+            point = Point(label or "as configured", overrides, overridden(start, seeds, grid.set | overrides), grid.part)
             _require_measured(point)
         except MmlopError as error:
             refused.append(Refused(label, overrides, str(error)))
@@ -115,9 +122,10 @@ def plan(name: str, params: Params) -> Plan:
     return Plan(name, grid.about, wanted, seeds, tuple(points.values()), tuple(refused))
 
 
-def overridden(params: Params, seeds: tuple[int, ...], overrides: Overrides) -> Params:
-    """``params`` with other seeds and values of dotted keys. Raises MmlopError where they do not go together."""
-    values = params.model_dump(mode="json")
+def overridden(start: Mapping[str, Any], seeds: tuple[int, ...], overrides: Overrides) -> Params:
+    """The values of a params.yaml with other seeds and values of dotted keys. Raises MmlopError where they do not go
+    together."""
+    values = deepcopy(dict(start))
     for key, value in (overrides | {"fewshot.seeds": list(seeds)}).items():
         *parents, last = key.split(".")
         section = values
@@ -136,13 +144,21 @@ def _require_measured(point: Point) -> None:
         )
 
 
-def _labelled(grid: Grid, params: Params) -> Iterator[tuple[str, Overrides]]:
+def _require_datasets(where: str, wanted: tuple[str, ...], params: Params) -> None:
+    known = datasets.names(params)
+    for name in wanted:
+        if name not in known:
+            raise MmlopError(f"{where} has '{name}', but there is no such data set. Known: {listing(known, name)}.")
+        datasets.get(name, params)
+
+
+def _labelled(grid: Grid) -> Iterator[tuple[str, Overrides]]:
     """Every point of every alternative, each under a label of its own: the values that vary in the alternative, and its
-    method if that is another one than params.yaml's; if that label is taken, all of its values."""
+    method if that is another one than MMLoP; if that label is taken, all of its values."""
     taken: set[str] = set()
     for alternative in grid.vary:
         many = [key for key, values in alternative.items() if len(values) > 1]
-        if many and alternative.get("method", (params.method,)) != (params.method,):
+        if many and alternative.get("method", (METHOD,)) != (METHOD,):
             many.append("method")
         shown = [key for key in alternative if key in many or not many]
         for chosen in product(*alternative.values()):

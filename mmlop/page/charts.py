@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlop.geometry import (
+from mmlop.page.geometry import (
     LETTER,
     LINE,
     WIDTH,
@@ -125,19 +125,28 @@ def scatter(title: str, across: str, up: str, points: Sequence[Point]) -> Chart:
 
 
 def _beside(at: dict[Series, tuple[float, float]]) -> list[Words]:
-    """Each name beside its point, at the first place where it covers neither a point nor another name. Names are bold."""
+    """Each name beside its point, at the first place where it covers neither a point nor another name; shortened where it
+    would not stay inside. Names are bold."""
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in at.values()]
+    half = int(((WIDTH - LEFT) / 2 - 9) / BOLD)  # letters that have room on one side of any point
     words = []
     for series, (x, y) in at.items():
-        wide = len(series.name) * BOLD
-        beside = [place for up in (4, -8, 16, -20, 28) for place in ((x + 8, y + up, "start"), (x - 8, y + up, "end"))]
-        boxes = {place: _box(*place, wide) for place in (*beside, (x, y - 9, "middle"), (x, y + 19, "middle"))}
-        inside = {place: box for place, box in boxes.items() if box[0] > LEFT and box[2] < WIDTH} or boxes
+        name = series.name
+        if not (inside := _places(x, y, name)):
+            name = shortened(name, half)
+            inside = _places(x, y, name)
         free = [place for place, box in inside.items() if not any(overlap(box, other) for other in taken)]
         chosen = (free or list(inside))[0]
-        taken.append(boxes[chosen])
-        words.append(Words(chosen[0], chosen[1], series.name, chosen[2], f"name {series.look}"))
+        taken.append(inside[chosen])
+        words.append(Words(chosen[0], chosen[1], name, chosen[2], f"name {series.look}", series.name))
     return words
+
+
+def _places(x: float, y: float, name: str) -> dict[tuple[float, float, str], Box]:
+    """Where the name of a point may stand, and the box it takes there, inside the plot."""
+    beside = [place for up in (4, -8, 16, -20, 28) for place in ((x + 8, y + up, "start"), (x - 8, y + up, "end"))]
+    boxes = {place: _box(*place, len(name) * BOLD) for place in (*beside, (x, y - 9, "middle"), (x, y + 19, "middle"))}
+    return {place: box for place, box in boxes.items() if box[0] > LEFT and box[2] < WIDTH}
 
 
 def _box(x: float, y: float, anchor: str, wide: float) -> Box:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmlop.comparison import LEVEL, Array, arrays, cells_of, common_to, interval, per_seed
 from mmlop.errors import MmlopError, listing
 from mmlop.evaluation import rounded
-from mmlop.measurements import Measurement
+from mmlop.grids.comparison import LEVEL, Array, arrays, cells_of, common_to, interval, per_seed
+from mmlop.grids.measurements import Measurement
 from mmlop.protocols import BASE_TO_NOVEL
 
 REFERENCE = "mmlop"

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from mmlop.errors import MmlopError
+from mmlop.files import dump_json, write_text
+
+FOLDER = Path("results") / "benchmark"  # of a project: <grid>/<point>/<dataset>.json
 
 
 class Outcome(BaseModel):
@@ -19,33 +22,61 @@ class Outcome(BaseModel):
 
     protocol: str
     shots: int
+    epochs: int
     metrics: dict[str, FiniteFloat]
     shown: dict[str, Any] = {}  # by base, novel: reliability, confusion
 
 
 class Measurement(BaseModel):
-    """A point of a grid on a data set: ``results/benchmark/<grid>/<point>/<dataset>.json``."""
+    """A point of a grid on a data set: what was set, what came out for every seed, what the frozen CLIP reaches on the same
+    pictures, and what it took. Further keys of a file, which earlier versions wrote, are passed over."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1]
+    key: str  # of everything that decides it
+    code: str | None = None  # of the source code alone; None: not known
     grid: str
     point: str
     overrides: dict[str, Any]
     dataset: str
     method: str
+    part: str
     shots: int
+    settings: dict[str, Any]
+    trainings: list[dict[str, Any]] | None = None  # None: not known
     trainable: int
     seconds: FiniteFloat  # wall, all seeds
     gigabytes: FiniteFloat | None = None  # peak
-    mlflow_run: str | None = None
     source: str = ""
     split: str = ""
     licence: str = ""
+    data_hash: str = ""
+    split_hash: str = ""
+    backbone: dict[str, Any] = {}
+    mode: dict[str, Any] = {}  # by what it was computed
     base: tuple[str, ...] = ()  # class names
     novel: tuple[str, ...] = ()
     zero_shot: dict[str, FiniteFloat] = {}
     seeds: dict[int, tuple[Outcome, ...]] = Field(min_length=1)
+
+
+def write(file: Path, one: Measurement) -> None:
+    """In one step; a row of numbers, such as a matrix has many of, on a line of its own."""
+    text = dump_json(one.model_dump(mode="json"))
+    # Within the quotes of a text no line ends, so these are lists of JSON.
+    write_text(file, re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text))
+
+
+def parse(file: Path) -> Measurement:
+    """Raises MmlopError for a damaged file, FileNotFoundError for none."""
+    try:
+        return Measurement.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise MmlopError(f"{file} is damaged ({what}): remove it and run `mmlop benchmark` again.") from None
 
 
 def read(folder: Path, points: Sequence[str] | None = None) -> list[Measurement]:
@@ -54,7 +85,7 @@ def read(folder: Path, points: Sequence[str] | None = None) -> list[Measurement]
     set."""
     found: dict[tuple[str, str], tuple[Measurement, Path]] = {}
     for file in sorted(folder.glob("*/*.json")):
-        one = _parse(file)
+        one = parse(file)
         _, twin = found.setdefault((one.point, one.dataset), (one, file))
         if twin != file:
             raise MmlopError(f"{twin} and {file} are both of {one.point} on {one.dataset}: remove one of them.")
@@ -72,13 +103,3 @@ def _by_value(name: str) -> list[str | int]:
     ['rank=2', 'rank=10']
     """
     return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
-
-
-def _parse(file: Path) -> Measurement:
-    try:
-        return Measurement.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        what = f"{where}: {first['msg']}" if where else first["msg"]
-        raise MmlopError(f"{file} is damaged ({what}): remove it and run `mmlop benchmark` again.") from None

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from mmlop.comparison import means
 from mmlop.evaluation import rounded
-from mmlop.measurements import Measurement
+from mmlop.grids.comparison import means
+from mmlop.grids.measurements import Measurement
+from mmlop.grids.paired import REFERENCE, Paired, paired
 from mmlop.methods import METHODS
-from mmlop.paired import REFERENCE, Paired, paired
 
 WITHIN = 0.5  # points of hm
 BEST = 2  # places
@@ -41,12 +41,12 @@ class Goal:
 def goals(measurements: Sequence[Measurement], reference: str = REFERENCE) -> list[Goal]:
     """The goals of the reference, points looked up by the names of methods: hm above that of each method with prompts and
     the cross-entropy alone, within half a point of PromptSRC's and of the best one's; novel accuracy among the best two of
-    the trained methods."""
+    all that have it, the frozen CLIP not counted."""
     scores = {point: {m: one.mean for m, one in found.items()} for point, found in means(measurements).items()}
     differences = paired(measurements, reference) if reference in scores else {}
-    trained = {one.point for one in measurements if one.trainable}
+    frozen = {one.point for one in measurements if one.method == "zero_shot"}
     by_hm = _ranked(scores, "hm", set(scores) - {reference})
-    by_novel = _ranked(scores, "novel", trained - {reference})
+    by_novel = _ranked(scores, "novel", set(scores) - frozen - {reference})
 
     def goal(name: str, metric: str, other: str | None, least: float, above: bool = False) -> Goal:
         ours, theirs = (scores.get(point or "", {}).get(metric) for point in (reference, other))
@@ -63,7 +63,7 @@ def goals(measurements: Sequence[Measurement], reference: str = REFERENCE) -> li
         goal(f"harmonic mean at most {WITHIN} points below the best", "hm", by_hm[0] if by_hm else None, -WITHIN),
         # Among the best two with it: not below the second best without it.
         goal(
-            "novel accuracy among the best two of the trained methods",
+            "novel accuracy among the best two, zero-shot not counted",
             "novel",
             by_novel[BEST - 1] if len(by_novel) >= BEST else None,
             0,
@@ -119,10 +119,37 @@ def _verdict(here: Paired | None, published: float) -> Verdict:
     return "agrees" if here.difference * published > 0 else "disagrees"
 
 
+def reference(measurements: Sequence[Measurement]) -> str | None:
+    """The point that is MMLoP as configured: the one that is labelled so, or else the one that sets no more than every
+    point of the grid sets."""
+    if any(one.point == one.method == REFERENCE for one in measurements):
+        return REFERENCE
+    return _with(measurements, {})
+
+
 def find(measurements: Sequence[Measurement], overrides: Mapping[str, Any]) -> str | None:
-    """The point with just these overrides; the method is left out where it is the default one."""
+    """The point with just these overrides, beside those that every point has; without any, the reference."""
+    return _with(measurements, overrides) if overrides else reference(measurements)
 
-    def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in settings.items() if (key, value) != ("method", REFERENCE)}
 
-    return next((one.point for one in measurements if plain(one.overrides) == plain(overrides)), None)
+def _with(measurements: Sequence[Measurement], overrides: Mapping[str, Any]) -> str | None:
+    shared = _shared(measurements)
+
+    def own(settings: Mapping[str, Any]) -> dict[str, Any]:
+        known = {"method": REFERENCE, **settings}
+        return {key: value for key, value in known.items() if key not in shared or shared[key] != value}
+
+    wanted = own(overrides)
+    return next((one.point for one in measurements if own({"method": one.method} | one.overrides) == wanted), None)
+
+
+def _shared(measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """What several points all set alike, their method aside."""
+    every = [one.overrides for one in measurements]
+    if len({one.point for one in measurements}) < 2:
+        return {}
+    return {
+        key: value
+        for key, value in every[0].items()
+        if key != "method" and all(key in each and each[key] == value for each in every)
+    }

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmlop import inputs, methods, points
+from mmlop import methods
 from mmlop.backbone import Backbone
 from mmlop.config import Params
 from mmlop.data import datasets, public, splits
@@ -23,7 +23,8 @@ from mmlop.data.manifest import Fetched, Manifest, Picture, content_of
 from mmlop.errors import MmlopError
 from mmlop.experiment import Bench
 from mmlop.features import image_features
-from mmlop.points import Overrides, Plan, Point
+from mmlop.grids import inputs, points
+from mmlop.grids.points import Overrides, Plan, Point
 from mmlop.protocols import ALL_CLASSES, Training
 
 logger = logging.getLogger(__name__)
@@ -150,8 +151,7 @@ class _Untimed(MmlopError):
 
 def _timed(params: Params) -> Pace:
     backbone = inputs.loaded(params)
-    if params.threads:
-        torch.set_num_threads(params.threads)
+    torch.set_num_threads(inputs.threads(params))
     seeds = params.fewshot.seeds if params.parallel_seeds else params.fewshot.seeds[:1]
     with tempfile.TemporaryDirectory(prefix="mmlop-pace-") as folder:
         try:
@@ -170,11 +170,11 @@ def _training(params: Params, backbone: Backbone, seeds: tuple[int, ...], folder
     """Seconds for each picture that a short training on noise is shown, all ``seeds`` together."""
     batch: int = params.effective["train"]["batch_size"]
     shots = math.ceil(STEPS * batch / classes)
-    short: Overrides = {"fewshot.shots": shots, "protocols.few_shot.shots": [], "train.warmup_epochs": 1}
+    short: Overrides = {"fewshot.shots": shots, "protocols.few_shot.shots": []}
     gradient = methods.get(params.method).kind in ("prompts", "lora")
     if gradient:
-        short |= {"train.epochs": EPOCHS, "train.steps_per_shot": None, "train.compile": False}
-    params = points.overridden(params, seeds, short)
+        short |= {"train.epochs": EPOCHS, "train.steps_per_shot": None, "train.warmup_epochs": 1, "train.compile": False}
+    params = points.overridden(params.model_dump(mode="json"), seeds, short)
     data = _noise(folder, _names(backbone, classes), shots, backbone.preprocessing.size)
     bench = Bench(params, backbone, data, splits.make(data.manifest, [shots], seeds))
     ends: list[float] = []

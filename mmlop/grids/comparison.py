@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmlop.evaluation import rounded
-from mmlop.measurements import Measurement
+from mmlop.grids.measurements import Measurement
 from mmlop.protocols import BASE_TO_NOVEL, FEW_SHOT
 
 METRICS = ("base", "novel", "hm", "accuracy", "ece_base", "ece_novel", "ece")  # in the order of every result
@@ -170,6 +170,7 @@ class Size(NamedTuple):
     base: Interval | None
     novel: Interval | None
     hm: Interval | None
+    accuracy: Interval | None
 
 
 class Cost(NamedTuple):
@@ -179,16 +180,16 @@ class Cost(NamedTuple):
     gigabytes: float | None  # peak memory; None where not measured
 
 
-def trade_off(measurements: Sequence[Measurement]) -> list[Size]:
+def trade_off(measurements: Sequence[Measurement], protocol: str = BASE_TO_NOVEL) -> list[Size]:
     """The points of `means` by rising number of trained numbers."""
-    found = means(measurements)
-    of = {point: _shared_files(measurements, point) for point in found}
+    found = means(measurements, protocol)
+    of = {point: _shared_files(measurements, point, protocol) for point in found}
     sizes = [
         Size(
             point,
             of[point][0].method,
             round(mean(one.trainable for one in of[point])),
-            *map(metrics.get, ("base", "novel", "hm")),
+            *map(metrics.get, ("base", "novel", "hm", "accuracy")),
         )
         for point, metrics in found.items()
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,16 +15,18 @@ from typing import Any
 import torch
 
 from mmlop import backbone as backbones
-from mmlop import cache, config
+from mmlop import cache, config, configured
 from mmlop.backbone import Backbone
 from mmlop.config import Params
 from mmlop.data import datasets, splits
 from mmlop.data.manifest import Fetched
 from mmlop.data.splits import Split
-from mmlop.points import Point
+from mmlop.errors import MmlopError
+from mmlop.grids.points import Plan, Point, Refused
 from mmlop.protocols import shots_needed
 
 FORMAT = 1  # of a result, and of what its key is made of
+LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow", "numpy", "scikit-learn")  # that compute
 # Of the modules that decide a result; those that only hand on what settings say are not among them.
 CODE = (
     *(
@@ -69,11 +73,28 @@ def forget() -> None:
     split_of.cache_clear()
 
 
+def fitting(plan: Plan, checked: bool = True) -> Plan:
+    """The plan with those points refused that do not fit into their backbones; without ``checked``, only of backbones that
+    need no download. Raises MmlopError if a backbone cannot be loaded."""
+    fitting, refused = [], list(plan.refused)
+    for point in plan.points:
+        if checked or is_here(point.params):
+            backbone = loaded(point.params)
+            try:
+                configured.shape(point.params, backbone)
+            except MmlopError as error:
+                refused.append(Refused(point.label, point.overrides, str(error)))
+                continue
+        fitting.append(point)
+    return replace(plan, points=tuple(fitting), refused=tuple(refused))
+
+
 # ---- the key ----
 
 
 def key(root: Path, point: Point, dataset: str) -> str:
-    """A hash of all that decides the result: settings, protocols, data, shots, backbone, code, and what computes it."""
+    """A hash of all that decides the result: settings, protocols, data, shots, backbone, code, and what computes it, by how
+    many threads."""
     split = split_of(root, dataset, tuple(shots_needed(point.params)), point.params.fewshot.seeds)
     profile = point.params.profile
     about = [
@@ -82,10 +103,20 @@ def key(root: Path, point: Point, dataset: str) -> str:
         split.manifest,
         split.hash,
         weights_of(profile.architecture, profile.weights),
-        computed_by(point.params.device),
-        cache.sources(*CODE),
+        computed_by(point.params.device) | {"threads": threads(point.params)},
+        code(),
     ]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def code() -> str:
+    """A hash of the source code that decides a result."""
+    return cache.sources(*CODE)
+
+
+def threads(params: Params) -> int:
+    """How many threads a measurement computes with."""
+    return params.threads or os.cpu_count() or 1
 
 
 @lru_cache
@@ -109,7 +140,7 @@ def is_here(params: Params) -> bool:
 def _place(architecture: str, weights: str | None) -> Path | None:
     """The folder or file with a backbone's weights; None for a tag of open_clip."""
     if architecture == "mini":
-        return Path(__file__).parent / "data" / "mini" / "weights"
+        return Path(__file__).parents[1] / "data" / "mini" / "weights"
     if (folder := Path(architecture).expanduser()).is_dir():
         return folder
     return file if weights and (file := Path(weights).expanduser()).is_file() else None
@@ -122,5 +153,5 @@ def computed_by(device: str) -> dict[str, Any]:
     return {
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" and torch.cuda.is_available() else None,
         "machine": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "libraries": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "pillow")},
+        "libraries": {name: version(name) for name in LIBRARIES},
     }
