@@ -72,7 +72,7 @@ SHAPES: dict[str, Shape] = {
     "image alone": PromptShape(2, 3, 1, 32, 32, "low_rank", "vision"),
     "coupled": PromptShape(2, 3, None, 32, 32, "coupled"),
     "lora": LoraShape(2, 2, 2, 32, 32),
-    "lora of some": LoraShape(2, 2, 2, 32, 32, ("q", "v"), 0.5),
+    "lora of another strength": LoraShape(2, 2, 2, 32, 32, 0.5),
     "probe": ProbeShape(3, 16),
     "cache": CacheShape(6, 3, 16),
     "nothing": NoShape(),
