@@ -53,7 +53,8 @@ def fetched(name: str, server: FileServer, folder: Path) -> Fetched:
 
 def configured(name: str) -> config.Params:
     """Two steps an epoch."""
-    profile = {"architecture": "tiny", "tokens": 2, "depth": 2, "epochs": EPOCHS, "learning_rate": 0.05}
+    profile = {"architecture": "tiny", "prompts": {"tokens": 2, "depth": 2}}
+    profile["train"] = {"epochs": EPOCHS, "learning_rate": 0.05}
     return config.Params.model_validate(
         {
             "datasets": [name],

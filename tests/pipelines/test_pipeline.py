@@ -39,7 +39,8 @@ def test_reports_follow_the_contract(repro: Project) -> None:
     ]
     assert len(of_seeds) == 2
     assert summary["datasets"]["mini_digits"]["mmlop"]["base"] == pytest.approx(sum(of_seeds) / 2, abs=1e-3)
-    assert "mini_textures" in (repro.folder / "reports/summary.md").read_text()
+    for file in ("summary.md", "report.html"):
+        assert "mini_textures" in (repro.folder / "reports" / file).read_text()
     assert "train@mini_digits" in json.loads((repro.folder / "reports/timings.json").read_text())
 
 
@@ -57,7 +58,7 @@ def test_a_second_repro_does_nothing(repro: Project) -> None:
         ({"fewshot__shots": 3}, {f"{s}@{d}" for s in ("split", "train") for d in ("mini_digits", "mini_textures")}),
         ({"data__seed": 1}, {"fetch@mini_digits", "fetch@mini_textures"}),
         ({"champion__level": 0.2}, set()),
-        ({"profiles__vit-b-16__tokens": 8}, set()),
+        ({"profiles__vit-b-16__prompts": {"tokens": 8}}, set()),
         ({"datasets": ["mini_digits"]}, {"report"}),
     ],
 )

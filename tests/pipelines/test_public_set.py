@@ -66,7 +66,8 @@ def project(coop: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server
     """EuroSAT alone, with a CLIP that knows all words, though nothing of them."""
     project = Project(tmp_path_factory.mktemp("public"))
     backbone = save_backbone(tmp_path_factory.mktemp("backbone") / "tiny")
-    profile = {"architecture": str(backbone), "tokens": 2, "depth": 2, "epochs": 2, "threads": 1, "parallel_seeds": True}
+    profile = {"architecture": str(backbone), "prompts": {"tokens": 2, "depth": 2}}
+    profile["train"] = {"epochs": 2, "threads": 1, "parallel_seeds": True}
     project.edit(datasets=["eurosat"], backbone="tiny", profiles__tiny=profile, fewshot={"shots": 2, "seeds": [1, 2]})
     project.commit()
     return project
