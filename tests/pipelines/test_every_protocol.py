@@ -67,10 +67,10 @@ def test_every_protocol_ends_in_one_schema(moved: Project) -> None:
 def test_adapters_of_a_source_are_as_deep_as_transfer_wants(moved: Project) -> None:
     for seed in (1, 2):
         adapter = json.loads((moved.folder / f"transfer/{SOURCE}/{seed}/adapter.json").read_text())
-        assert adapter["prompts"]["depth"] == adapter["origin"]["params"]["prompts"]["depth"] == 2
+        assert adapter["shape"]["depth"] == 2
         assert len(adapter["classes"]) == 24
     delivered = json.loads((moved.folder / f"runs/{SOURCE}/adapter/adapter.json").read_text())
-    assert delivered["prompts"]["depth"] == 3
+    assert delivered["shape"]["depth"] == 3
 
 
 def test_transfer_is_in_mlflow_once(moved: Project) -> None:

@@ -140,7 +140,7 @@ def test_an_experiment_is_logged_and_never_registered(repro: Project) -> None:
     try:
         repro.run("dvc", "exp", "run", "-S", "prompts.rank=2", "-S", "datasets=[mini_digits]")
         adapter = json.loads((repro.folder / "runs/mini_digits/adapter/adapter.json").read_text())
-        assert adapter["prompts"]["rank"] == 2
+        assert adapter["shape"]["rank"] == 2
         assert set(json.loads((repro.folder / "reports/summary.json").read_text())["datasets"]) == {"mini_digits"}
         store = client(repro)
         experiment = store.get_experiment_by_name("mmlop-mini_digits")
