@@ -379,6 +379,14 @@ def test_only_what_was_measured_as_it_is_set_now_is_current(project: Path) -> No
     assert now.note("one") == (
         "1 of 2 results was measured with other settings or code: `mmlop benchmark one` measures it again."
     )
+    assert not now.other_code
+    other.file.write_text(json.dumps(json.loads(other.file.read_text()) | {"code": "1" * 16}))
+    now = current.read(project, points.plan("one", config.load()))  # where none is of the present code, all are shown
+    assert ([one.point for one in now.measurements], now.stale, now.other_code) == (["rank=1", "rank=2"], 0, True)
+    assert now.note("one") == (
+        "The results were measured before the code changed: `mmlop benchmark one` measures them again."
+    )
+    measuring.measure(other)
     change(code=..., trainings=...)  # as earlier versions wrote it
     assert known() == (["rank=1", "rank=2"], 0)
     change(point="rank=7")

@@ -18,11 +18,16 @@ class Current(NamedTuple):
 
     measurements: Sequence[Measurement]
     stale: int = 0  # so many more were measured with other settings or code
+    other_code: bool = False  # none of the measurements is of the present code
 
     def note(self, grid: str) -> str | None:
-        """What is not among them, and what to do about it."""
+        """What is not as it would come out now, and what to do about it."""
         if not self.stale:
-            return None
+            return (
+                f"The results were measured before the code changed: `mmlop benchmark {grid}` measures them again."
+                if self.other_code
+                else None
+            )
         every = len(self.measurements) + self.stale
         verb, them = ("was", "it") if self.stale == 1 else ("were", "them")
         what = f"{self.stale} of {every} results {verb} measured with other settings or code"
@@ -30,19 +35,24 @@ class Current(NamedTuple):
 
 
 def read(root: Path, plan: Plan) -> Current:
-    """Files whose point or data set the grid does not have are left out. Raises MmlopError for a damaged file."""
+    """Files whose point or data set the grid does not have are left out, and what does not compare: results of another code
+    beside some of the present one. Raises MmlopError for a damaged file."""
     folder, points = root / measurements.FOLDER / plan.name, {point.label: point for point in plan.points}
     if not list(folder.glob("*/*.json")):
         return Current(())
     order, code = list(points), inputs.code()
     found = [one for one in measurements.read(folder) if one.point in points and one.dataset in plan.datasets]
-    kept = [one for one in found if is_of(one, points[one.point], code)]
-    return Current(sorted(kept, key=lambda one: order.index(one.point)), len(found) - len(kept))
+    alike = [one for one in found if is_of(one, points[one.point])]
+    present = [one for one in alike if one.code in (None, code)]
+    kept = present or alike
+    return Current(
+        sorted(kept, key=lambda one: order.index(one.point)), len(found) - len(kept), bool(alike) and not present
+    )
 
 
-def is_of(one: Measurement, point: Point, code: str) -> bool:
-    """Whether a measurement says what the point would come to now, as far as it tells: data and libraries aside. Of the
-    code, and of what a training differs in beside protocol and shots, files of earlier versions tell nothing."""
+def is_of(one: Measurement, point: Point) -> bool:
+    """Whether a measurement is of what the point is set to now, as far as it tells: code, data and libraries aside. Of what
+    a training differs in beside protocol and shots, files of earlier versions tell nothing."""
     trainings = [asdict(training) for training in point.trainings]
     named = [(training.protocol, training.shots) for training in point.trainings]
     return (
@@ -51,5 +61,4 @@ def is_of(one: Measurement, point: Point, code: str) -> bool:
         and one.trainings in (None, trainings)
         and set(one.seeds) == set(point.params.fewshot.seeds)
         and all([(each.protocol, each.shots) for each in trained] == named for trained in one.seeds.values())
-        and one.code in (None, code)
     )
