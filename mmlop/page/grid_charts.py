@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mmlop.grids import comparison
@@ -29,7 +29,7 @@ def of(
         yield from _trade_off(found, protocol, headline)
     for metric in ("accuracy", "hm"):
         if lines := [line for line in comparison.curve(found, metric).items() if len(line[1]) > 1]:
-            yield _curve(metric, lines)
+            yield _curve(metric, lines, series)
     for metric in ("hm", "novel", "accuracy"):
         if rows := [(titled(p), [_difference(series[p], d[metric])]) for p, d in differences.items() if metric in d]:
             title = f"MMLoP minus each: {NAMES[metric]}, points"
@@ -59,9 +59,11 @@ def _unkeyed(chart: Chart) -> Chart:
     return replace(chart, legend=())
 
 
-def _curve(metric: str, lines: Sequence[tuple[str, list[tuple[int, Interval]]]]) -> Chart:
-    others = [name for name, _ in lines if name != "mmlop"]
-    series = {name: Series(titled(name), others.index(name) + 1 if name in others else 0) for name, _ in lines}
+def _curve(metric: str, lines: Sequence[tuple[str, list[tuple[int, Interval]]]], known: Mapping[str, Series]) -> Chart:
+    """A line is a point of the grid, looking as in the other charts, or several that differ in shots."""
+    others = [name for name, _ in lines if name not in known and name != "mmlop"]
+    own = {name: Series(titled(name), others.index(name) + 1 if name in others else 0) for name, _ in lines}
+    series = {**own, **known}
     found = [[_point(series[name], value, shots) for shots, value in values] for name, values in lines]
     of = "all classes" if metric == "accuracy" else "base to novel"
     return charts.curves(f"{NAMES[metric]} by shots, {of}, %", "shots", "%", found, log=True)
