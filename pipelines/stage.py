@@ -46,10 +46,10 @@ def run(stage: str, main: Callable[..., None]) -> None:
 
 
 class Stderr(logging.StreamHandler[Any]):
-    """To what standard error is now: above the bar while one is shown."""
+    """To what standard error is now: above the bar while one is shown, and never to one closed since."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr  # not setStream: it flushes the old one
         super().emit(record)
 
 
