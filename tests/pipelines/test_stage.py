@@ -13,7 +13,7 @@ from pipelines import stage
 
 def test_a_log_goes_on_though_standard_error_was_closed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     handler, record = stage.Stderr(), logging.LogRecord("x", logging.WARNING, __file__, 1, "heard", None, None)
-    before, now = io.StringIO(), io.StringIO()
+    before, now = io.TextIOWrapper(io.BytesIO()), io.StringIO()
     monkeypatch.setattr(sys, "stderr", before)
     handler.handle(record)
     before.close()
