@@ -2,7 +2,7 @@
 
 adapter.safetensors   the factors, nothing else
 adapter.json          what they are and what they belong to
-README.md             a card for people
+README.md, card.html  a card for people
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from mmlop import card
 from mmlop.backbone import Backbone
 from mmlop.errors import MmlopError
 from mmlop.files import dump_json, replacing
-from mmlop.lora import LoraShape
-from mmlop.probe import ProbeShape
-from mmlop.prompts import Factors, PromptShape
+from mmlop.prompts import Factors
 from mmlop.shapes import Shape
-from mmlop.tip import CacheShape
 
 
 class Section(BaseModel):
@@ -47,12 +45,22 @@ class Origin(Section):
     """Where the adapter comes from."""
 
     dataset: str
+    source: str = ""  # where the pictures come from, for people
+    licence: str = ""  # of the pictures
     data_hash: str  # of the manifest
     split_hash: str
     shots: int
     seed: int
     params: dict[str, Any]  # the resolved configuration
     mode: dict[str, Any]  # device, threads, libraries: with the same mode, training gives the same bits
+
+
+class Reported(Section):
+    """A number of a protocol, over seeds, in percent."""
+
+    mean: float
+    std: float
+    seeds: int
 
 
 class AdapterInfo(Section):
@@ -68,7 +76,9 @@ class AdapterInfo(Section):
     anchor_name: str  # name of the template list whose average is the frozen anchor
     anchor_templates: tuple[str, ...]
     origin: Origin
-    metrics: dict[str, float]  # percent
+    metrics: dict[str, float]  # of this adapter, percent
+    pictures: dict[str, int] = {}  # how many stand behind each of the metrics
+    report: dict[str, Reported] = {}  # base, novel, hm: what the method reached here when trained on half of the classes
     # Scores are divided by it to become probabilities; fitted on validation pictures, 1 where there are none.
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
@@ -100,7 +110,8 @@ class Adapter:
             tensors = {name: value.float().contiguous() for name, value in self.factors.items()}
             (beside / "adapter.safetensors").write_bytes(save(tensors))  # unlike save_file, says when a disk is full
             (beside / "adapter.json").write_text(dump_json(self.info.model_dump(mode="json")), encoding="utf-8")
-            (beside / "README.md").write_text(card(self), encoding="utf-8")
+            (beside / "README.md").write_text(card.markdown(self), encoding="utf-8")
+            (beside / "card.html").write_text(card.html(self), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path | str) -> Adapter:
@@ -158,47 +169,6 @@ def identity(folder: Path) -> str:
     for name in ("adapter.safetensors", "adapter.json"):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
-
-
-def card(adapter: Adapter) -> str:
-    """The README of an adapter folder, in Markdown."""
-    info, origin = adapter.info, adapter.info.origin
-    metrics = "\n".join(f"| {name} | {value:.2f} |" for name, value in sorted(info.metrics.items()))
-    note = "Scores depend on the set of candidate classes, since prompting's common drift over that set is taken out."
-    return f"""# {info.method} adapter for {origin.dataset}
-
-{len(info.classes)} classes, {origin.shots} pictures per class, seed {origin.seed}.
-
-It belongs to the frozen CLIP {info.backbone.name} ({info.backbone.weights}) and has {adapter.shape.trainable:,} trained
-numbers: {_described(adapter.shape)}.
-
-```python
-import mmlop
-
-classifier = mmlop.load("models:/mmlop-{origin.dataset}@champion")  # or this folder
-classifier.predict(["picture.jpg"])
-```
-
-| metric | % |
-|---|---|
-{metrics}
-
-{note + chr(10) + chr(10) if info.drift_correction else ""}Classes: {", ".join(info.classes)}
-"""
-
-
-def _described(shape: Shape) -> str:
-    if isinstance(shape, PromptShape):
-        where = "both encoders" if shape.encoders == "both" else f"the {shape.encoders} encoder"
-        rank = f", rank {shape.rank}" if shape.rank else ""
-        return f"{shape.tokens} prompt tokens in the first {shape.depth} blocks of {where}{rank}"
-    if isinstance(shape, LoraShape):
-        return f"changes of rank {shape.rank} in the attention of every block of both encoders"
-    if isinstance(shape, ProbeShape):
-        return f"a linear classifier of {shape.classes} classes on frozen features"
-    if isinstance(shape, CacheShape):
-        return f"a cache of {shape.pictures} pictures beside the frozen classifier"
-    return "nothing was learned"
 
 
 def _check_factors(factors: Factors, shape: Shape, file: Path) -> None:

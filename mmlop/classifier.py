@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mmlop import backbone as backbones
 from mmlop import probe, tip
 from mmlop.adapter import Adapter
 from mmlop.backbone import Backbone
-from mmlop.data import pictures as pics
+from mmlop.data.pictures import prepare
 from mmlop.errors import MmlopError, listing
 from mmlop.features import CHUNK, frozen_text
+from mmlop.inputs import PictureLike, each, open_picture
 from mmlop.shapes import texts_of, tuned
-
-PictureLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Classifier:
         self._factors = {
             name: value.to(backbone.device).clone(memory_format=plain) for name, value in adapter.factors.items()
         }
-        self._tuned = tuned(adapter.shape, self._factors)
+        self.tuned = tuned(adapter.shape, self._factors)
         self._class_features = lru_cache(maxsize=8)(self._compute_class_features)
 
     @classmethod
@@ -75,53 +72,65 @@ class Classifier:
             )
 
     def predict(
-        self, pictures: PictureLike | Sequence[PictureLike], classes: Sequence[str] | None = None
+        self, pictures: PictureLike | Iterable[PictureLike], classes: Sequence[str] | None = None
     ) -> list[Prediction]:
-        """A prediction per picture (paths, bytes of a picture file, PIL images, or uint8 arrays [H, W, 3]).
+        """A prediction per picture (see `mmlop.inputs` for what may stand for one), in bounded memory.
 
         ``classes`` are the candidates; None takes those the adapter was trained on. Raises MmlopError for a picture that
         cannot be read, and for candidates that are none, named twice, or unknown to the backbone or to a linear probe.
         """
-        many = pictures if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes) else [pictures]
-        names = self.classes if classes is None else (classes,) if isinstance(classes, str) else tuple(classes)
-        if classes is not None and (twice := [name for name in names if names.count(name) > 1]):
+        names = self.candidates(classes)
+        prepared = (prepare(open_picture(one), self.backbone.preprocessing.size) for one in each(pictures))
+        batches = iter(lambda: list(islice(prepared, CHUNK)), [])
+        return ranked(self.probabilities(map(torch.stack, batches), names), names)
+
+    def candidates(self, classes: Sequence[str] | None) -> tuple[str, ...]:
+        """The class names to choose from: the adapter's for None. Raises MmlopError where `predict` does for them."""
+        if classes is None:
+            return self.classes
+        names = (classes,) if isinstance(classes, str) else tuple(classes)
+        if not names:
+            raise MmlopError("There is no class to choose from: give at least one class name.")
+        if twice := [name for name in names if names.count(name) > 1]:
             raise MmlopError(f"The class '{twice[0]}' is named twice: name each candidate once.")
         self.require_known(names)
-        size = self.backbone.preprocessing.size
-        if not many:
-            return []
-        prepared = torch.stack([pics.prepare(open_picture(picture), size) for picture in many])
-        scores = self.probabilities(prepared, names)
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        return [
-            Prediction(tuple(names[i] for i in row), tuple(one[i].item() for i in row))
-            for row, one in zip(order.tolist(), scores, strict=True)
-        ]
+        return names
 
     def logits(self, prepared: Tensor | Iterable[Tensor], classes: Sequence[str] | None = None) -> Tensor:
-        """Scores [N, C] of prepared uint8 pictures, [N, 3, S, S] or batches of such, over ``classes`` (None: the
-        adapter's): tau f' w*^T, or what the method has in its place. A linear probe scores unknown classes as -inf.
+        """Scores [N, C] of prepared uint8 pictures, [N, 3, S, S] or batches of such: see `scored`."""
+        return self.scored(self.features(prepared), classes)
+
+    def scored(self, features: Tensor, classes: Sequence[str] | None = None) -> Tensor:
+        """Scores [N, C] of f' [N, d] over ``classes`` (None: the adapter's): tau f' w*^T, or what the method has in its
+        place. A linear probe scores unknown classes as -inf.
         """
         names = tuple(classes) if classes is not None else self.classes
-        features = self.features(prepared)
         if self.adapter.shape.kind == "probe":
             scores = probe.logits(self._factors, features)
             known = torch.cat([scores, torch.full_like(scores[:, :1], -torch.inf)], dim=1)
             return known[:, [-1 if column is None else column for column in self._columns(names)]].cpu()
-        text = self._class_features(names)
+        text = self.class_features(names)
         if self.adapter.shape.kind == "cache":
             return tip.logits(self._factors, features, text, self.backbone.logit_scale, self._columns(names)).cpu()
         return (self.backbone.logit_scale * features @ text.T).cpu()
 
     def probabilities(self, prepared: Tensor | Iterable[Tensor], classes: Sequence[str] | None = None) -> Tensor:
-        """[N, C] over ``classes``: the softmax of `logits` divided by the adapter's temperature."""
-        return (self.logits(prepared, classes) / self.adapter.info.temperature).softmax(dim=1)
+        """[N, C] of prepared pictures over ``classes``; see `probabilities_of`."""
+        return self.probabilities_of(self.logits(prepared, classes))
+
+    def probabilities_of(self, logits: Tensor) -> Tensor:
+        """[N, C]: the softmax of logits divided by the adapter's temperature."""
+        return (logits / self.adapter.info.temperature).softmax(dim=1)
+
+    def class_features(self, classes: tuple[str, ...]) -> Tensor:
+        """w* [C, d], unit length; of the last few sets of classes they are kept. Not for a linear probe, which has none."""
+        return self._class_features(classes)
 
     @torch.no_grad()
     def features(self, prepared: Tensor | Iterable[Tensor]) -> Tensor:
         """f' [N, d], unit length, of prepared uint8 pictures [N, 3, S, S], or batches of such."""
         batches = prepared.split(CHUNK) if isinstance(prepared, Tensor) else prepared
-        found = [self._tuned.images(self.backbone, batch) for batch in batches]
+        found = [self.tuned.images(self.backbone, batch) for batch in batches]
         return torch.cat(found) if found else torch.empty(0, self.backbone.embed_dim)
 
     def _columns(self, names: tuple[str, ...]) -> list[int | None]:
@@ -133,29 +142,19 @@ class Classifier:
 
     @torch.no_grad()
     def _compute_class_features(self, classes: tuple[str, ...]) -> Tensor:
-        if not classes:
-            raise MmlopError("There is no class to choose from: give at least one class name.")
         info = self.adapter.info
         anchors = frozen_text(self.backbone, classes, info.anchor_templates) if info.drift_correction else torch.empty(0)
         texts = texts_of(self.backbone, info.shape, classes, info.template)
-        return self._tuned.texts(self.backbone, texts, anchors, info.drift_correction)
+        return self.tuned.texts(self.backbone, texts, anchors, info.drift_correction)
 
 
-def open_picture(picture: PictureLike) -> Image.Image:
-    """An RGB image from a path, the bytes of a picture file, a PIL image or a uint8 array [H, W, 3]."""
-    if isinstance(picture, str | Path):
-        return pics.read(picture)
-    if isinstance(picture, Image.Image):
-        return pics.rgb(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise MmlopError(f"An array of {picture.dtype} {picture.shape} is no picture: give uint8 [H, W, 3].")
-        return Image.fromarray(picture)
-    try:
-        with Image.open(io.BytesIO(picture)) as image:
-            return pics.rgb(image)
-    except Exception as error:  # as in pictures.read
-        raise MmlopError(f"{len(picture)} bytes were given that are no readable picture ({error}).") from error
+def ranked(probabilities: Tensor, names: Sequence[str]) -> list[Prediction]:
+    """The rows of [N, C] with their class names, most probable first."""
+    values, order = probabilities.sort(dim=1, descending=True, stable=True)
+    return [
+        Prediction(tuple(names[i] for i in row), tuple(scores))
+        for row, scores in zip(order.tolist(), values.tolist(), strict=True)
+    ]
 
 
 @lru_cache(maxsize=2)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,13 +14,11 @@ from mmlop.cli_benchmark import benchmark
 from mmlop.cli_data import app as data_app
 from mmlop.cli_deploy import deploy, retrain, worker
 from mmlop.cli_methods import methods
-from mmlop.cli_output import AsJson, Dataset, Device, Quiet, dvc, print_json, require_listed, show_table
+from mmlop.cli_output import AsJson, Dataset, Quiet, dvc, print_json, require_listed, show_table
+from mmlop.cli_predict import evaluate, predict
 from mmlop.cli_report import report
 from mmlop.cli_status import status
 from mmlop.errors import MmlopError
-
-if TYPE_CHECKING:
-    from mmlop.classifier import Prediction
 
 app = typer.Typer(
     help="Adapt CLIP to your own classes from 1-16 pictures each, and keep the adapter's whole life in order.",
@@ -36,7 +33,7 @@ params_app = typer.Typer(help="The configuration, params.yaml.", no_args_is_help
 registry_app = typer.Typer(help="Registered adapters: list, show, promote, sync.", no_args_is_help=True)
 for group, name in ((data_app, "data"), (registry_app, "registry"), (params_app, "params"), (mini_app, "mini")):
     app.add_typer(group, name=name)
-for command in (bench, benchmark, deploy, methods, report, retrain, status, worker):
+for command in (bench, benchmark, deploy, evaluate, methods, predict, report, retrain, status, worker):
     app.command()(command)
 
 
@@ -83,59 +80,6 @@ def train(
     if force:
         dvc("repro", f"split@{dataset}", quiet=quiet)
     dvc("repro", *(["--force", "--single-item"] if force else []), f"train@{dataset}", quiet=quiet)
-
-
-@app.command()
-def evaluate(
-    uri: Annotated[str, typer.Argument(help="models:/mmlop-NAME@champion, runs:/ID/adapter or a folder.")],
-    dataset: Annotated[str | None, typer.Option(help="Another data set than the adapter's.")] = None,
-    part: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Score an adapter on a fetched data set: accuracy, calibration error, per class."""
-    import mmlop
-    from mmlop import config, scoring
-    from mmlop.data import datasets
-
-    classifier = mmlop.load(uri, device)
-    name = dataset or classifier.adapter.info.origin.dataset
-    score = scoring.score(classifier, datasets.fetched(name, config.load()), part)
-    if as_json:
-        print_json(score.as_dict())
-        return
-    rows = [[c, "" if a is None else f"{a:.1f}"] for c, a in score.per_class]
-    show_table(f"{uri} on {name} ({part})", ["class", "accuracy %"], rows)
-    typer.echo(f"accuracy {score.accuracy:.2f} %, calibration error {score.ece:.2f} %, {score.pictures} pictures")
-
-
-@app.command()
-def predict(
-    uri: Annotated[str, typer.Argument(help="models:/mmlop-NAME@champion, runs:/ID/adapter or a folder.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="Labels to show per picture.")] = 1,
-    classes: Annotated[str | None, typer.Option(help="Score these class names instead, separated by commas.")] = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Classify pictures. Scores are probabilities over one label set, which is named first."""
-    import mmlop
-    from mmlop import scoring
-
-    classifier = mmlop.load(uri, device)
-    names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else classifier.classes
-    if not as_json:
-        whose = "given with --classes" if classes else f"of {classifier.adapter.info.origin.dataset}"
-        typer.echo(f"Scoring {len(names)} classes {whose}: {', '.join(names)}", err=True)
-    failed = 0
-    for path, found in scoring.predictions(classifier, scoring.picture_files(pictures), names):
-        if isinstance(found, MmlopError):
-            failed += 1
-            typer.echo(f"Error: {found}", err=True)
-        else:
-            typer.echo(_prediction_line(path, found, top, as_json))
-    if failed:
-        raise typer.Exit(1)
 
 
 @params_app.command("check")
@@ -227,13 +171,6 @@ def registry_sync(
     for published in registry.sync(config.root(), dataset):
         if not quiet:
             typer.echo(published.sentence)
-
-
-def _prediction_line(path: Path, found: Prediction, top: int, as_json: bool) -> str:
-    pairs = list(zip(found.labels, found.scores, strict=True))[:top]
-    if as_json:
-        return json.dumps({"path": str(path), "labels": [{"label": label, "score": score} for label, score in pairs]})
-    return f"{path}\t" + "\t".join(f"{label} {100 * score:.1f}%" for label, score in pairs)
 
 
 def _metrics(metrics: dict[str, float]) -> str:

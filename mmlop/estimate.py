@@ -34,6 +34,11 @@ def by_folds(bench: Bench, training: Training, seeds: Sequence[int]) -> dict[int
     }
 
 
+def tested(bench: Bench, training: Training, seed: int) -> int:
+    """How many pictures `by_folds` classifies of a seed."""
+    return sum(len(fold) for fold in folds(bench.shots(training.shots, seed, bench.labels)))
+
+
 def judged(bench: Bench) -> list[Picture]:
     """What the folds of all seeds hold."""
     count = bench.params.fewshot.shots

@@ -237,17 +237,19 @@ class Bench:
         )
         return replace(trained, metrics=metrics, shown=shown)
 
-    def _delivered(self, trained: Trained, estimate: Metrics) -> Trained:
+    def _delivered(self, trained: Trained, estimated: Metrics) -> Trained:
         """With the temperature that validation pictures ask for. `validation` is what seeds are ranked by, `accuracy` and
-        `ece` (of calibrated probabilities) are of test pictures; without these, ``estimate`` takes their place."""
-        metrics, info = estimate, trained.adapter.info
+        `ece` (of calibrated probabilities) are of test pictures; without these, ``estimated`` takes their place."""
+        metrics, info = estimated, trained.adapter.info
+        pictures = {name: estimate.tested(self, trained.training, info.origin.seed) for name in estimated}
         if self.has_parts:
             logits, labels = self._scored(trained.adapter, "val")
             info = info.model_copy(update={"temperature": ev.temperature(logits, labels)})
             metrics = self._on_part(Adapter(trained.adapter.factors, info), "test")
+            pictures = dict.fromkeys(metrics, len(self.manifest.of("test")))
             if len(labels):
-                metrics["validation"] = rounded(ev.top1(logits, labels))
-        adapter = Adapter(trained.adapter.factors, info.model_copy(update={"metrics": metrics}))
+                metrics["validation"], pictures["validation"] = rounded(ev.top1(logits, labels)), len(labels)
+        adapter = Adapter(trained.adapter.factors, info.model_copy(update={"metrics": metrics, "pictures": pictures}))
         return replace(trained, adapter=adapter, metrics=metrics)
 
     def _on_part(self, adapter: Adapter, part: str) -> Metrics:
@@ -279,6 +281,8 @@ class Bench:
             anchor_templates=self.anchor_templates,
             origin=Origin(
                 dataset=self.name,
+                source=self.manifest.source,
+                licence=self.manifest.licence,
                 data_hash=self.manifest.hash,
                 split_hash=self.split.hash,
                 shots=training.shots,

@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from mmlop import adapter as adapters
-from mmlop.adapter import Adapter
+from mmlop.adapter import Adapter, Reported
 from mmlop.evaluation import Metrics, summarise
 from mmlop.experiment import Bench, Trained, best
 from mmlop.files import replacing, write_json, write_text
@@ -35,12 +35,14 @@ def write(root: Path, bench: Bench, seeds: dict[int, list[Trained]]) -> Run:
     run = _describe(bench, seeds, delivered[chosen])
     with replacing(root / "runs" / bench.name) as folder:
         folder.mkdir()
-        delivered[chosen].adapter.save(folder / "adapter")
+        adapter = delivered[chosen].adapter
+        info = adapter.info.model_copy(update={"report": _reported(run["summary"], len(seeds))})
+        Adapter(adapter.factors, info).save(folder / "adapter")
         run["deliverable"] = {
             "seed": chosen,
             "identity": adapters.identity(folder / "adapter"),
             "metrics": delivered[chosen].metrics,
-            "confusion": bench.confusion(delivered[chosen].adapter),
+            "confusion": bench.confusion(adapter),
             "trained_on": sorted(delivered[chosen].trained_on),
         }
         write_json(folder / "run.json", run)
@@ -143,6 +145,12 @@ def _describe(bench: Bench, seeds: dict[int, list[Trained]], delivered: Trained)
         "classes": list(manifest.classes),
         "summary": summarise([_flat(trained) for trained in known["seeds"].values()]),
     }
+
+
+def _reported(summary: Metrics, seeds: int) -> dict[str, Reported]:
+    """What the adapter's card says of the base-to-novel protocol, where it was run."""
+    names = [name for name in ("base", "novel", "hm") if name in summary]
+    return {name: Reported(mean=summary[name], std=summary[f"{name}_std"], seeds=seeds) for name in names}
 
 
 def _flat(trained: list[dict[str, Any]]) -> Metrics:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,12 +15,13 @@ import torch
 from torch import Tensor
 
 from mmlop import evaluation as ev
-from mmlop.classifier import Classifier, Prediction
+from mmlop.classifier import Classifier, Prediction, ranked
 from mmlop.data import folder
 from mmlop.data.manifest import PARTS, SPLITS, Fetched, Manifest, Picture
-from mmlop.data.pictures import prepare_all
+from mmlop.data.pictures import prepare, prepare_all
 from mmlop.data.splits import halves
 from mmlop.errors import MmlopError, listing
+from mmlop.inputs import open_picture
 
 BATCH = 64  # pictures in memory at once
 
@@ -70,22 +73,24 @@ def picture_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def predictions(
-    classifier: Classifier, files: Iterable[Path], classes: Sequence[str]
+    classifier: Classifier, files: Iterable[Path], classes: Sequence[str] | None = None
 ) -> Iterator[tuple[Path, Prediction | MmlopError]]:
     """Each file with its prediction, or with what is wrong with it, in order and in bounded memory."""
-    from mmlop.classifier import open_picture
+    names, size = classifier.candidates(classes), classifier.backbone.preprocessing.size
 
-    for batch in _batched(files):
-        opened: dict[Path, Any] = {}
-        for file in batch:
-            try:
-                opened[file] = open_picture(file)
-            except MmlopError as error:
-                opened[file] = error
-        good = [picture for picture in opened.values() if not isinstance(picture, MmlopError)]
-        found = iter(classifier.predict(good, classes))
-        for file, picture in opened.items():
-            yield file, picture if isinstance(picture, MmlopError) else next(found)
+    def prepared(file: Path) -> Tensor | MmlopError:
+        try:
+            return prepare(open_picture(file), size)
+        except MmlopError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
+        for batch in _batched(files):
+            opened = list(pool.map(prepared, batch))
+            good = [picture for picture in opened if isinstance(picture, Tensor)]
+            found = iter(ranked(classifier.probabilities(torch.stack(good), names), names) if good else ())
+            for file, picture in zip(batch, opened, strict=True):
+                yield file, next(found) if isinstance(picture, Tensor) else picture
 
 
 def overview(manifest: Manifest) -> dict[str, Any]:

@@ -263,6 +263,8 @@ def _log_dataset(client: Any, run: str, results: Results) -> None:
 
 def _log_files(client: Any, run: str, results: Results) -> None:
     client.log_artifact(run, str(results.folder / "run.json"))
+    if (card := results.adapter / "card.html").is_file():  # adapters of earlier versions have none
+        client.log_artifact(run, str(card))
     counts = results.record["deliverable"].get("confusion")
     if not counts:
         return

@@ -164,7 +164,7 @@ def test_files_that_are_no_picture_are_named(classifier: Classifier, tmp_path: P
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8), np.zeros((2, 4, 4, 3))],
+    [np.zeros((4, 0), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8), np.zeros((2, 4, 4, 3))],
 )
 def test_arrays_that_are_no_picture(classifier: Classifier, array: np.ndarray) -> None:
     with pytest.raises(MmlopError, match=r"is no picture: give uint8 \[H, W, 3\]"):

@@ -228,9 +228,20 @@ def test_writing_again_gives_the_same_bytes(
     root, _ = written
     results.write(tmp_path, bench, trained)
     files = sorted(file.relative_to(root) for file in root.rglob("*") if file.is_file())
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert (tmp_path / file).read_bytes() == (root / file).read_bytes(), file
+
+
+def test_the_adapter_knows_what_its_card_says(bench: Bench, written: tuple[Path, dict[str, Any]]) -> None:
+    root, run = written
+    info = Adapter.load(root / "runs" / "colours" / "adapter").info
+    for name in ("base", "novel", "hm"):
+        found, summary = info.report[name], run["summary"]
+        assert (found.mean, found.std, found.seeds) == (summary[name], summary[f"{name}_std"], len(SEEDS))
+    parts = {"accuracy": "test", "ece": "test", "validation": "val"}
+    assert info.pictures == {name: len(bench.manifest.of(part)) for name, part in parts.items()}
+    assert (info.origin.source, info.origin.licence) == (bench.manifest.source, bench.manifest.licence)
 
 
 def test_rows_and_sentence_for_people(written: tuple[Path, dict[str, Any]]) -> None:

@@ -44,7 +44,7 @@ def test_what_is_logged(project: Path, backbone: Path) -> None:
     assert (tags["mmlop.git_commit"], tags["mlflow.source.git.commit"], tags["mmlop.flow_run_id"]) == ("abc", "abc", "f")
     assert tags["mmlop.split_hash"] == "5" * 64
     assert run.inputs.dataset_inputs[0].dataset.name == "toy"
-    assert {file.path for file in client.list_artifacts(parent)} == {"run.json", "confusion.png"}
+    assert {file.path for file in client.list_artifacts(parent)} == {"run.json", "confusion.png", "card.html"}
     assert (project / "mlartifacts" / "mmlop-toy").is_dir()
 
     seeds = children(client, parent)
