@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -91,8 +94,9 @@ class Classifier:
         names = (classes,) if isinstance(classes, str) else tuple(classes)
         if not names:
             raise MmlopError("There is no class to choose from: give at least one class name.")
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise MmlopError(f"The class '{twice[0]}' is named twice: name each candidate once.")
+        if len(set(names)) < len(names):
+            twice, _ = Counter(names).most_common(1)[0]
+            raise MmlopError(f"The class '{twice}' is named twice: name each candidate once.")
         self.require_known(names)
         return names
 
@@ -142,9 +146,11 @@ class Classifier:
 
     @torch.no_grad()
     def _compute_class_features(self, classes: tuple[str, ...]) -> Tensor:
-        info = self.adapter.info
-        anchors = frozen_text(self.backbone, classes, info.anchor_templates) if info.drift_correction else torch.empty(0)
-        texts = texts_of(self.backbone, info.shape, classes, info.template)
+        info, keep = self.adapter.info, classes == self.classes
+        anchors = torch.empty(0)
+        if info.drift_correction:
+            anchors = frozen_text(self.backbone, classes, info.anchor_templates, keep)
+        texts = texts_of(self.backbone, info.shape, classes, info.template, keep)
         return self.tuned.texts(self.backbone, texts, anchors, info.drift_correction)
 
 
@@ -157,7 +163,17 @@ def ranked(probabilities: Tensor, names: Sequence[str]) -> list[Prediction]:
     ]
 
 
-@lru_cache(maxsize=2)
+_used: WeakValueDictionary[tuple[str, str, str, str, int], Backbone] = WeakValueDictionary()  # by some classifier
+_loading = Lock()
+
+
+@lru_cache(maxsize=2)  # these stay though nobody uses them
 def _backbone(name: str, weights: str, precision: str, device: str, resolution: int) -> Backbone:
-    """Backbones are shared by the adapters of a process."""
-    return backbones.load(name, None if weights == "local" else weights, precision, device, resolution)
+    """Backbones are shared by the adapters of a process, of whatever thread."""
+    key = name, weights, precision, device, resolution
+    known = _used.get(key)
+    if known is None:
+        with _loading:
+            known = _used.get(key) or backbones.load(name, None if weights == "local" else weights, *key[2:])
+            _used[key] = known
+    return known

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from mmlop import cache, mode
@@ -17,9 +19,11 @@ from mmlop.losses import correct_drift, unit
 
 CHUNK = 256  # texts or pictures per forward pass without gradients
 
-# What a process has computed of each backbone: features by (class names, templates). Whole sets, not single names: in which
-# company a name is encoded decides its last bit, which should not depend on what was asked before.
-_frozen: WeakKeyDictionary[Backbone, dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor]] = WeakKeyDictionary()
+# What a process has computed last of each backbone: features by (class names, templates). Whole sets, not single names: in
+# which company a name is encoded decides its last bit, which should not depend on what was asked before.
+_frozen: WeakKeyDictionary[Backbone, LRUCache[tuple[tuple[str, ...], tuple[str, ...]], Tensor]] = WeakKeyDictionary()
+_lock = Lock()
+SETS = 256
 
 
 def spoken(class_name: str) -> str:
@@ -28,12 +32,12 @@ def spoken(class_name: str) -> str:
 
 
 @torch.no_grad()
-def frozen_text(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def frozen_text(backbone: Backbone, class_names: Sequence[str], templates: Sequence[str], keep: bool = True) -> Tensor:
     """w [C, d]: each class's frozen text features, averaged over the templates and normalised again.
 
-    Several templates give the anchor; a data set's own template alone gives the zero-shot classifier.
+    Several templates give the anchor; a data set's own template alone gives the zero-shot classifier. Classes that will not
+    be asked for again should not be kept on disk (``keep``).
     """
-    known = _frozen.setdefault(backbone, {})
     names, templates = tuple(spoken(name) for name in class_names), tuple(templates)
 
     def compute() -> Tensor:  # [C, d]
@@ -42,9 +46,13 @@ def frozen_text(backbone: Backbone, class_names: Sequence[str], templates: Seque
         features = unit(torch.cat(chunks)).view(len(names), len(templates), -1)  # [C, templates, d]
         return unit(features.mean(dim=1))
 
-    if (names, templates) not in known:
-        known[names, templates] = _kept(backbone, "texts", [names, templates], len(names), compute)
-    return known[names, templates].clone()
+    with _lock:
+        found = _frozen.setdefault(backbone, LRUCache(SETS)).get((names, templates))
+    if found is None:
+        found = _kept(backbone, "texts", [names, templates], len(names), compute) if keep else compute()
+        with _lock:
+            _frozen[backbone][names, templates] = found
+    return found.clone()
 
 
 def frozen_images(backbone: Backbone, pictures: Tensor, contents: Sequence[str]) -> Tensor:

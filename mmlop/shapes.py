@@ -46,14 +46,16 @@ def initialise(shape: Trainable, words: Tensor | None, generator: torch.Generato
     return prompts.initialise(shape, words, generator)
 
 
-def texts_of(backbone: Backbone, shape: Shape, class_names: Sequence[str], template: str) -> Packing | Tensor:
+def texts_of(
+    backbone: Backbone, shape: Shape, class_names: Sequence[str], template: str, keep: bool = True
+) -> Packing | Tensor:
     """What a method reads of each class: tokens behind the prompts, the tokens of the data set's template under deltas, and
-    where the text encoder stays as it is, the template's finished features [C, d]."""
+    where the text encoder stays as it is, the template's finished features [C, d]. ``keep``: see `frozen_text`."""
     if isinstance(shape, PromptShape) and shape.encoders != "vision":
         return Packing(prompted_tokens(backbone, class_names, shape.tokens), shape.tokens)
     if isinstance(shape, LoraShape):
         return Packing(template_tokens(backbone, class_names, template), 0)
-    return frozen_text(backbone, class_names, [template])
+    return frozen_text(backbone, class_names, [template], keep)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ __all__ = ["Results", "TrackingUnavailable", "connect", "lineage", "log_run"]
 
 FORMAT = 2  # of run.json
 MODEL = "adapter"  # so that runs:/<id>/adapter is the adapter
+DECISIVE = (".", *(f":(exclude){name}" for name in ("dvc.lock", "results", "reports")))  # for git: not what trainings write
 LONGEST_PARAM, PARAMS_AT_ONCE, METRICS_AT_ONCE = 6000, 100, 1000  # MLflow's limits
 NEEDED = {"dataset", "method", "params", "data_hash", "split_hash", "data", "trainable", "classes", "seeds"}
 # Not mmlop itself: it is in no package index, and somebody else's package of that name should never be installed.
@@ -86,11 +87,12 @@ class Results:
 
 
 def lineage() -> dict[str, str]:
-    """Where the code stands: git commit, whether tracked files differ from it, and DVC's experiment, where there is one."""
+    """Where the code stands: git commit, whether tracked files differ from it (but for what trainings write), and DVC's
+    experiment, where there is one."""
     found: dict[str, str] = {}
     if (commit := _git("rev-parse", "HEAD")) is not None:
         found["git_commit"] = commit
-        found["git_dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+        found["git_dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no", "--", *DECISIVE))).lower()
     if experiment := os.environ.get("DVC_EXP_NAME"):
         found["dvc_experiment"] = experiment
     return found

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from test_backbone import SIZES
 
 from mmlop import classifier as classifiers
+from mmlop import config, features
 from mmlop.backbone import Backbone, load, wrap
 from mmlop.classifier import Classifier
 from mmlop.data.pictures import prepare
@@ -193,6 +194,7 @@ def test_loading_finds_a_local_backbone(tmp_path: Path) -> None:
     assert Classifier.load(tmp_path / "adapter").predict(image) == expected
     save_file(tiny_clip(1).state_dict(), home / "model.safetensors")  # another CLIP in its place
     classifiers._backbone.cache_clear()
+    classifiers._used.clear()
     with pytest.raises(MmlopError, match="was trained for"):
         Classifier.load(tmp_path / "adapter")
 
@@ -202,3 +204,13 @@ def test_one_candidate_as_a_string_and_a_candidate_named_twice(classifier: Class
     assert classifier.predict(picture, "zebra")[0].labels == ("zebra",)
     with pytest.raises(MmlopError, match="'cat' is named twice"):
         classifier.predict(picture, ["cat", "dog", "cat"])
+
+
+def test_other_classes_leave_nothing_behind(classifier: Classifier, backbone: Backbone) -> None:
+    """A service is sent any number of them."""
+    kept = {file.name for file in (config.cache() / "texts").glob("*")}
+    one = Image.new("RGB", (20, 20), "red")
+    for number in range(features.SETS + 5):
+        classifier.predict(one, [f"number {number}", "cat"])
+    assert {file.name for file in (config.cache() / "texts").glob("*")} == kept
+    assert len(features._frozen[backbone]) <= features.SETS

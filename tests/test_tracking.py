@@ -179,11 +179,14 @@ def test_lineage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))
     assert tracking.lineage() == {}
     name = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-    for command in (["init", "-q"], ["add", "params.yaml"], [*name, "commit", "-qm", "first"]):
+    (project / "dvc.lock").write_text("stages: {}\n")
+    for command in (["init", "-q"], ["add", "params.yaml", "dvc.lock"], [*name, "commit", "-qm", "first"]):
         subprocess.run(["git", *command], check=True, cwd=project)
     clean = tracking.lineage()
     assert len(clean["git_commit"]) == 40
     assert clean["git_dirty"] == "false"
+    (project / "dvc.lock").write_text("stages: {train@toy: {}}\n")  # as every training does
+    assert tracking.lineage() == clean
     (project / "params.yaml").write_text("datasets: [toy]\n")
     monkeypatch.setenv("DVC_EXP_NAME", "puffy-sofa")
     assert tracking.lineage() == clean | {"git_dirty": "true", "dvc_experiment": "puffy-sofa"}
