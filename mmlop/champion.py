@@ -18,7 +18,8 @@ from mmlop.data.manifest import Fetched, Picture
 from mmlop.evaluation import Comparison, compare
 from mmlop.scoring import logits
 
-Outcome = Literal["first", "promoted", "kept", "unchanged", "too_few", "not_compared", "forced"]
+Outcome = Literal["first", "promoted", "kept", "unchanged", "too_few", "not_compared", "forced", "rolled_back"]
+PROMOTING: tuple[Outcome, ...] = ("first", "promoted", "forced", "rolled_back")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Decision:
 
     @property
     def promotes(self) -> bool:
-        return self.outcome in ("first", "promoted", "forced")
+        return self.outcome in PROMOTING
 
 
 def challenge(champion: Path, challenger: Path, data: Fetched, seen: Collection[str], device: str = "cpu") -> Challenge:

@@ -19,11 +19,13 @@ Dataset = Annotated[str, typer.Argument(help="A data set's name; `mmlop data lis
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*header, title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    look: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding": 0, "show_edge": False}
+    table = Table(*map(escape, header), title=escape(title), **look)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 

@@ -6,20 +6,19 @@ the one it replaced is ``previous``. MLflow and torch are imported by the first 
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmlop import config
 from mmlop.errors import MmlopError, listing
+from mmlop.promotion import finish, promote, rollback
 from mmlop.resolving import resolve
-from mmlop.store import TrackingUnavailable, answering, connect, insisting, mlflow
+from mmlop.store import TrackingUnavailable, answering, connect, insisting
 from mmlop.tracking import Results, lineage, log_run, log_transfer
-from mmlop.versions import Version, ensure, model_name, names, version_of, versions_of
+from mmlop.versions import OUTCOME, Version, ensure, model_name, names, version_of, versions_of
 
 if TYPE_CHECKING:
     from mmlop.champion import Decision
@@ -33,14 +32,12 @@ __all__ = [
     "publish_transfer",
     "register",
     "resolve",
+    "rollback",
     "sync",
     "versions",
 ]
 
-CHAMPION, PREVIOUS = "champion", "previous"
-OUTCOME = "mmlop.decision"  # tag of a version that was decided on
-FORCED = "mmlop.forced"  # tag of a version that a person decided on: the reason
-DECISION = "decision.json"  # how champion and challenger scored, with the challenger's run
+LONGEST = 5000  # characters of a description that MLflow keeps
 LINEAGE = ("mmlop.git_commit", "mmlop.git_dirty", "mmlop.dvc_experiment", "mmlop.flow_run_id")  # tags, run to version
 
 
@@ -77,44 +74,6 @@ def register(run_folder: Path, run_id: str) -> Version:
     return _register(Results.load(run_folder), run_id)[0]
 
 
-def promote(
-    dataset: str,
-    version: int,
-    settings: config.Champion,
-    force: str | None = None,
-    root: Path | None = None,
-    device: str = "cpu",
-) -> Decision:
-    """Let a version challenge the champion, by the rule in ``mmlop.champion``; ``force``, a reason, decides by hand.
-
-    ``root`` is the project whose data they are compared on (the current one for None). The decision is stored as tags
-    of the version. Raises MmlopError if there is no such version.
-    """
-    if force is not None and not force.strip():
-        raise MmlopError("--force needs a reason, which is stored with the version.")
-    client, name = connect(), model_name(dataset)
-    with answering():
-        challenger = version_of(client, name, str(version))
-        champion = next((one for one in versions_of(client, name) if CHAMPION in one.aliases), None)
-        decision = _decide(client, champion, challenger, settings, force, root or config.root(), device)
-        if decision.challenge is not None:
-            client.log_dict(challenger.run_id, asdict(decision.challenge), DECISION)
-        # The tags of a champion go on saying how it became one, and what could not be compared may be later.
-        tags = _decision_tags(decision, force) if decision.outcome not in ("unchanged", "not_compared") else {}
-        outcome = tags.pop(OUTCOME, None)
-        if outcome is not None and OUTCOME in challenger.tags:  # of an earlier decision
-            client.delete_model_version_tag(name, challenger.version, OUTCOME)
-        for key, value in tags.items():
-            client.set_model_version_tag(name, challenger.version, key, value)
-        if decision.promotes:
-            if champion is not None and champion.version != challenger.version:
-                client.set_registered_model_alias(name, PREVIOUS, champion.version)
-            client.set_registered_model_alias(name, CHAMPION, challenger.version)
-        if outcome is not None:  # last: what a kill cut off before is decided on again
-            client.set_model_version_tag(name, challenger.version, OUTCOME, outcome)
-    return decision
-
-
 @insisting
 def publish(run_folder: Path, lineage: Mapping[str, str], register: bool = True) -> Published:
     """Log ``runs/<dataset>/`` and, with ``register``, register its adapter and let the champion rule decide on it.
@@ -132,6 +91,7 @@ def publish(run_folder: Path, lineage: Mapping[str, str], register: bool = True)
             return Published(results.dataset, run_id)
         version, new = _register(results, run_id)
         if OUTCOME in version.tags:
+            finish(results.dataset)
             return Published(results.dataset, run_id, version)
         params = config.load(root / "params.yaml")
         decision = promote(results.dataset, version.version, params.champion, root=root, device=params.device)
@@ -186,8 +146,16 @@ def _register(results: Results, run_id: str) -> tuple[Version, bool]:
         model = run.outputs.model_outputs[0].model_id
         inherited = {key: run.data.tags[key] for key in LINEAGE if key in run.data.tags}
         tags = inherited | _version_tags(results)
-        made = client.create_model_version(name, f"models:/{model}", run_id, tags=tags, model_id=model)
+        made = client.create_model_version(
+            name, f"models:/{model}", run_id, tags=tags, model_id=model, description=_description(results)
+        )
         return version_of(client, name, str(made.version)), True
+
+
+def _description(results: Results) -> str:
+    """The adapter's card, as MLflow's pages show it."""
+    card = (results.adapter / "README.md").read_text(encoding="utf-8")
+    return card if len(card) <= LONGEST else "See card.html among the artifacts of the run."
 
 
 def _version_tags(results: Results) -> dict[str, str]:
@@ -204,77 +172,6 @@ def _version_tags(results: Results) -> dict[str, str]:
         "mmlop.trainable": str(record["trainable"]),
         "mmlop.size": str((results.adapter / "adapter.safetensors").stat().st_size),
     }
-
-
-def _decide(
-    client: Any,
-    champion: Version | None,
-    challenger: Version,
-    settings: config.Champion,
-    force: str | None,
-    root: Path,
-    device: str,
-) -> Decision:
-    """What becomes of a challenger. A champion that cannot be scored here keeps its place until a person decides."""
-    from mmlop import champion as rule
-    from mmlop.data import datasets
-
-    new = challenger.version
-    if champion is None:
-        return rule.Decision("first", f"Version {new} is the first champion.")
-    old = champion.version
-    if old == new:
-        if (reason := champion.tags.get("mmlop.reason")) and OUTCOME not in champion.tags:  # cut off in `promote`
-            replaced = champion.tags.get("mmlop.compared_with")
-            if replaced is None:
-                return rule.Decision("first", reason)
-            return rule.Decision("forced" if FORCED in champion.tags else "promoted", reason, int(replaced))
-        return rule.Decision("unchanged", f"Version {new} is the champion already.", old)
-    if force is not None:
-        return rule.Decision("forced", f"Version {new} replaces version {old} as champion by hand: {force.strip()}", old)
-    name, dataset = champion.name, champion.name.removeprefix(model_name(""))
-    try:
-        seen = _trained_on(client, champion) | _trained_on(client, challenger)
-        before, after = (resolve(f"models:/{name}/{number}") for number in (old, new))
-        data = datasets.fetched(dataset, config.load(root / "params.yaml"), root)
-        found = rule.challenge(before, after, data, seen, device)
-    except TrackingUnavailable:
-        raise
-    except MmlopError as error:
-        by_hand = f"`mmlop registry promote {dataset} {new} --force REASON` decides by hand"
-        reason = (
-            f"Version {old} stays champion, since the two cannot be compared here: {str(error).rstrip('.')}; {by_hand}."
-        )
-        return rule.Decision("not_compared", reason, old)
-    return rule.decide(found, settings, dataset, old, new)
-
-
-def _trained_on(client: Any, version: Version) -> set[str]:
-    """Content hashes of the pictures that an adapter was trained on, as its run recorded them."""
-    with tempfile.TemporaryDirectory(prefix="mmlop-") as folder:
-        try:
-            file = client.download_artifacts(version.run_id, "run.json", folder)
-            return set(json.loads(Path(file).read_bytes())["deliverable"]["trained_on"])
-        except (mlflow().exceptions.MlflowException, OSError, ValueError, KeyError) as error:
-            raise MmlopError(
-                f"what version {version.version} of {version.name} was trained on is not known any more, its run "
-                f"'{version.run_id}' has no readable run.json"
-            ) from error
-
-
-def _decision_tags(decision: Decision, force: str | None) -> dict[str, str]:
-    tags = {OUTCOME: decision.outcome, "mmlop.reason": decision.reason}
-    if decision.champion is not None:
-        tags["mmlop.compared_with"] = str(decision.champion)
-    if force is not None:
-        tags[FORCED] = force.strip()
-    if decision.challenge is not None:
-        found = decision.challenge.comparison
-        tags["mmlop.p_value"] = f"{found.p_value:.6g}"
-        tags["mmlop.pictures"] = str(found.pictures)
-        tags["mmlop.champion_accuracy"] = f"{found.champion:.4f}"
-        tags["mmlop.challenger_accuracy"] = f"{found.challenger:.4f}"
-    return tags
 
 
 def _lock_file(dataset: str) -> Path:

@@ -93,6 +93,8 @@ def _fetched(uri: str, identity: str) -> Path:
         mlflow().artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
     except mlflow().exceptions.MlflowException as error:
         raise MmlopError(f"The files of {uri} are not in the artifact store any more ({error}).") from error
+    except ImportError as error:  # of S3 or Azure, say
+        raise MmlopError(f"The files of {uri} are in a store that needs another package ({error}): install it.") from error
     found = next((file.parent for file in sorted(folder.rglob("adapter.json"))), None)
     if found is None:
         raise MmlopError(f"{uri} is no adapter of mmlop: it has no adapter.json.")

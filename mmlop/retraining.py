@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmlop.registry import CHAMPION, DECISION
+from mmlop.promotion import DECISION
 from mmlop.store import answering, connect, tracking_uri
-from mmlop.versions import Version, ensure, model_name, versions_of
+from mmlop.versions import CHAMPION, Version, ensure, model_name, versions_of
 
 if TYPE_CHECKING:
     from mmlop.champion import Decision

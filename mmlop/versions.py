@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from mmlop.errors import MmlopError, listing
 from mmlop.store import mlflow
+
+CHAMPION, PREVIOUS = "champion", "previous"
+# Tags of a version that was decided on.
+OUTCOME = "mmlop.decision"
+REASON = "mmlop.reason"  # one sentence
+FORCED = "mmlop.forced"  # why a person decided so
+COMPARED_WITH = "mmlop.compared_with"  # the champion it met
+MEASURED = ("mmlop.p_value", "mmlop.pictures", "mmlop.champion_accuracy", "mmlop.challenger_accuracy")
+DECISION_TAGS = (OUTCOME, REASON, FORCED, COMPARED_WITH, *MEASURED)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,19 @@ def version_of(client: Any, name: str, wanted: str) -> Version:
             return version
     there = ", ".join(str(version.version) for version in found) or "none"
     raise MmlopError(f"{name} has no version '{wanted}'; its versions: {there}.")
+
+
+def decided(client: Any, version: Version, tags: Mapping[str, str]) -> None:
+    """Write down a decision in place of an earlier one, its outcome last: a version with an outcome has the whole decision.
+    Done again, it changes nothing."""
+    before = {key: value for key, value in version.tags.items() if key in DECISION_TAGS}
+    if before == tags:
+        return
+    for key in before:
+        if key == OUTCOME or key not in tags:
+            client.delete_model_version_tag(version.name, version.version, key)
+    for key in sorted(tags, key=lambda key: key == OUTCOME):
+        client.set_model_version_tag(version.name, version.version, key, tags[key])
 
 
 def numbers_of(client: Any, name: str) -> str:

@@ -17,11 +17,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from make_run import make_data, make_run, relabel, save_backbone
 
-from mmlop import config, registry, store
+from mmlop import champion, config, promotion, registry, store
 from mmlop.adapter import identity
 from mmlop.classifier import Classifier
 from mmlop.errors import MmlopError
@@ -87,39 +88,172 @@ def test_a_better_challenger_becomes_champion(project: Path, backbone: Path) -> 
     assert registry.versions("toy")[1].tags == tags
 
 
-def test_a_promotion_that_was_cut_off_is_finished(project: Path, backbone: Path) -> None:
+@contextlib.contextmanager
+def cut_off(project: Path, table: str, key: str, value: str) -> Iterator[None]:
+    """The database fails where a kill would cut off: when ``value`` is written into the column ``key`` of a table."""
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
+        for change in ("INSERT", "UPDATE"):
+            database.execute(
+                f"CREATE TRIGGER cut_off_{change} BEFORE {change} ON {table} WHEN NEW.{key} = '{value}' "
+                f"BEGIN SELECT RAISE(ABORT, 'cut off'); END"
+            )
+        yield
+        for change in ("INSERT", "UPDATE"):
+            database.execute(f"DROP TRIGGER cut_off_{change}")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "after"),
+    [
+        ("registered_model_aliases", "alias", "previous", {1: ("champion",), 2: ()}),
+        ("registered_model_aliases", "alias", "champion", {1: ("champion", "previous"), 2: ()}),
+        ("model_version_tags", "key", "mmlop.p_value", {1: ("previous",), 2: ("champion",)}),
+        ("model_version_tags", "key", "mmlop.decision", {1: ("previous",), 2: ("champion",)}),
+        ("tags", "key", "mmlop.champion.2", {1: ("previous",), 2: ("champion",)}),
+    ],
+)
+def test_a_promotion_that_was_cut_off_is_finished(
+    project: Path, backbone: Path, table: str, key: str, value: str, after: dict[int, tuple[str, ...]]
+) -> None:
     two_versions(project, backbone, noise=5.0)
-    registry.promote("toy", 2, RULE)
-    tags = registry.versions("toy")[1].tags
-    store.connect().delete_model_version_tag("mmlop-toy", "2", "mmlop.decision")  # set last
-    assert registry.promote("toy", 2, RULE).outcome == "promoted"
+    with cut_off(project, table, key, value), pytest.raises(TrackingUnavailable, match="cut off"):
+        registry.promote("toy", 2, RULE)
+    assert aliases() == after
+    decision = registry.publish(project / "runs" / "toy", {}).decision
+    if value == "mmlop.champion.2":  # all was decided but for the mark
+        assert decision is None
+    else:
+        assert decision is not None
+        assert (decision.outcome, decision.champion) == ("promoted", 1)
     assert aliases() == {1: ("previous",), 2: ("champion",)}
+    tags = registry.versions("toy")[1].tags
+    assert (tags["mmlop.decision"], tags["mmlop.compared_with"], tags["mmlop.pictures"]) == ("promoted", "1", "40")
+    assert registry.promote("toy", 2, RULE).outcome == "unchanged"
     assert registry.versions("toy")[1].tags == tags
 
 
 def test_a_promotion_by_hand_that_was_cut_off_stays_one_by_hand(project: Path, backbone: Path) -> None:
     two_versions(project, backbone, noise=5.0)
     assert registry.promote("toy", 2, config.Champion(level=0.05, pictures=41)).outcome == "too_few"
-    # Fails where a kill would cut off: at the decision, which is set last.
-    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
-        for change in ("INSERT", "UPDATE"):
-            database.execute(
-                f"CREATE TRIGGER cut_off_{change} BEFORE {change} ON model_version_tags WHEN NEW.key = 'mmlop.decision' "
-                f"BEGIN SELECT RAISE(ABORT, 'cut off'); END"
-            )
-    with pytest.raises(TrackingUnavailable, match="cut off"):
+    with (
+        cut_off(project, "model_version_tags", "key", "mmlop.decision"),
+        pytest.raises(TrackingUnavailable, match="cut off"),
+    ):
         registry.promote("toy", 2, RULE, force="seen by eye")
     assert aliases() == {1: ("previous",), 2: ("champion",)}
     assert "mmlop.decision" not in registry.versions("toy")[1].tags  # nor the one before
-    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
-        for change in ("INSERT", "UPDATE"):
-            database.execute(f"DROP TRIGGER cut_off_{change}")
     finished = registry.promote("toy", 2, RULE)
     assert (finished.outcome, finished.champion) == ("forced", 1)
     tags = registry.versions("toy")[1].tags
     assert (tags["mmlop.decision"], tags["mmlop.forced"]) == ("forced", "seen by eye")
     assert tags["mmlop.reason"] == finished.reason == "Version 2 replaces version 1 as champion by hand: seen by eye"
     assert aliases() == {1: ("previous",), 2: ("champion",)}
+
+
+def test_a_champion_is_rolled_back_with_a_reason(project: Path, backbone: Path) -> None:
+    two_versions(project, backbone, noise=5.0)
+    with pytest.raises(
+        MmlopError, match=r"has no other version @previous to go back to: name one with --to \(been champion: 1\)"
+    ):
+        registry.rollback("toy", "too early")
+    registry.promote("toy", 2, RULE)
+    decision = registry.rollback("toy", " confuses cats and dogs ")
+    assert (decision.outcome, decision.champion) == ("rolled_back", 2)
+    assert decision.reason == "Version 1 is champion again, version 2 was rolled back: confuses cats and dogs"
+    assert aliases() == {1: ("champion",), 2: ("previous",)}
+    tags = registry.versions("toy")[0].tags
+    assert (tags["mmlop.decision"], tags["mmlop.forced"]) == ("rolled_back", "confuses cats and dogs")
+    assert (tags["mmlop.compared_with"], tags["mmlop.reason"]) == ("2", decision.reason)
+    assert (
+        registry.publish(project / "runs" / "toy", {}).decision is None
+    )  # what was rolled back does not come back by itself
+    assert registry.rollback("toy", "it was the pictures").champion == 1  # and forward
+    assert aliases() == {1: ("previous",), 2: ("champion",)}
+
+
+def test_a_rollback_goes_to_former_champions_only(project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_versions(project, backbone, noise=5.0)
+    registry.promote("toy", 2, RULE)
+    folder = make_run(project, "toy", backbone, seed=3)
+    registry.register(folder, registry.publish(folder, {}, register=False).run_id)
+    for to, says in {
+        3: r"Version 3 of mmlop-toy has never been champion \(been: 1, 2\): `mmlop registry promote toy 3 --force REASON`",
+        9: "mmlop-toy has no version '9'; its versions: 1, 2, 3",
+    }.items():
+        with pytest.raises(MmlopError, match=says):
+            registry.rollback("toy", "broken", to)
+    with pytest.raises(MmlopError, match="--reason needs a reason of 1 to 1000 characters"):
+        registry.rollback("toy", " ")
+    with pytest.raises(MmlopError, match="no registered adapter 'mmlop-toi'"):
+        registry.rollback("toi", "broken")
+    assert registry.rollback("toy", "broken", 2).outcome == "unchanged"
+    registry.promote("toy", 3, RULE, force="new camera")
+    assert registry.rollback("toy", "blind", 1).champion == 3
+    assert aliases() == {1: ("champion",), 2: (), 3: ("previous",)}
+    shutil.rmtree(project / "mlartifacts")
+    monkeypatch.setenv("MMLOP_CACHE", str(project / "another"))
+    with pytest.raises(MmlopError, match="models:/mmlop-toy/3 is no adapter of mmlop"):
+        registry.rollback("toy", "broken", 3)
+    assert aliases() == {1: ("champion",), 2: (), 3: ("previous",)}
+
+
+def test_a_rollback_does_not_undo_what_nobody_looked_at(
+    project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_versions(project, backbone, noise=5.0)
+    registry.promote("toy", 2, RULE)
+    folder = make_run(project, "toy", backbone, seed=3)
+    registry.register(folder, registry.publish(folder, {}, register=False).run_id)
+    claim, others = promotion.claim, [lambda: registry.promote("toy", 3, RULE, force="another"), lambda: None]
+
+    def late(*arguments: Any) -> bool:  # another process is between our look and our claim
+        if others:
+            others.pop(0)()
+        return claim(*arguments)
+
+    monkeypatch.setattr(promotion, "claim", late)
+    with pytest.raises(
+        MmlopError, match=r"Nothing was rolled back, since version 3 of mmlop-toy became champion meanwhile"
+    ):
+        registry.rollback("toy", "broken")
+    assert aliases() == {1: (), 2: ("previous",), 3: ("champion",)}
+    others[:] = [lambda: registry.rollback("toy", "the same idea", 1)]
+    assert registry.rollback("toy", "broken", 1).outcome == "unchanged"
+    assert aliases() == {1: ("champion",), 2: (), 3: ("previous",)}
+
+
+def test_a_rollback_that_was_cut_off_is_finished_not_undone(project: Path, backbone: Path) -> None:
+    two_versions(project, backbone, noise=5.0)
+    registry.promote("toy", 2, RULE)
+    with cut_off(project, "registered_model_aliases", "alias", "champion"), pytest.raises(TrackingUnavailable):
+        registry.rollback("toy", "broken")
+    assert aliases() == {1: (), 2: ("champion", "previous")}
+    assert registry.rollback("toy", "broken").champion == 2
+    assert aliases() == {1: ("champion",), 2: ("previous",)}
+
+
+def test_what_is_decided_is_decided_against_the_champion_of_now(
+    project: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another champion while the pictures are scored: they are scored again, against that one."""
+    two_versions(project, backbone, noise=5.0)
+    folder = make_run(project, "toy", backbone, seed=3, noise=5.0)
+    registry.register(folder, registry.publish(folder, {}, register=False).run_id)
+    challenge, met = champion.challenge, []
+
+    def slow(before: Path, after: Path, *arguments: Any) -> champion.Challenge:
+        met.append(identity(before))
+        if len(met) == 1:
+            registry.promote("toy", 2, RULE, force="meanwhile")
+        return challenge(before, after, *arguments)
+
+    monkeypatch.setattr(champion, "challenge", slow)
+    decision = registry.promote("toy", 3, RULE)
+    first, second, third = registry.versions("toy")
+    assert met == [first.identity, second.identity]
+    assert (decision.outcome, decision.champion) == ("kept", 2)
+    assert (third.tags["mmlop.decision"], third.tags["mmlop.compared_with"]) == ("kept", "2")
+    assert aliases() == {1: ("previous",), 2: ("champion",), 3: ()}
 
 
 def test_a_tie_keeps_the_champion(project: Path, backbone: Path) -> None:
