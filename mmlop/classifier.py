@@ -112,10 +112,10 @@ class Classifier:
         if self.adapter.shape.kind == "probe":
             scores = probe.logits(self._factors, features)
             known = torch.cat([scores, torch.full_like(scores[:, :1], -torch.inf)], dim=1)
-            return known[:, [-1 if column is None else column for column in self._columns(names)]].cpu()
+            return known[:, [-1 if column is None else column for column in self.columns(names)]].cpu()
         text = self.class_features(names)
         if self.adapter.shape.kind == "cache":
-            return tip.logits(self._factors, features, text, self.backbone.logit_scale, self._columns(names)).cpu()
+            return tip.logits(self._factors, features, text, self.backbone.logit_scale, self.columns(names)).cpu()
         return (self.backbone.logit_scale * features @ text.T).cpu()
 
     def probabilities(self, prepared: Tensor | Iterable[Tensor], classes: Sequence[str] | None = None) -> Tensor:
@@ -137,7 +137,7 @@ class Classifier:
         found = [self.tuned.images(self.backbone, batch) for batch in batches]
         return torch.cat(found) if found else torch.empty(0, self.backbone.embed_dim)
 
-    def _columns(self, names: tuple[str, ...]) -> list[int | None]:
+    def columns(self, names: tuple[str, ...]) -> list[int | None]:
         """Where the trained classes' scores go; two classes of a data set may have the same name."""
         if names == self.classes:
             return list(range(len(names)))
