@@ -15,8 +15,8 @@ from mmlop import methods
 from mmlop.errors import MmlopError, listing
 from mmlop.grids.section import Grid
 from mmlop.possible import require_possible
-from mmlop.schedules import Retrain
-from mmlop.settings import COMMON, FACTORED, Averaging, Count, Positive, Rate, Section, Settings, Values, merged
+from mmlop.schedules import Retrain, Schedule, interval
+from mmlop.settings import COMMON, FACTORED, Averaging, Count, Positive, Rate, Section, Settings, Values, Weight, merged
 
 
 class PerClass(Section):
@@ -86,6 +86,26 @@ class Champion(Section):
     pictures: Positive = 30
 
 
+class Drift(Section):
+    """Pictures that a service was sent, compared with validation pictures (mmlop/drift.py)."""
+
+    log: Path | None = None  # the folder that `mmlop serve --log` writes
+    since: str = "7d"  # how far back
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.01  # of all tests together
+    effect: Weight = 0.3  # below which a difference is none, however significant
+    pictures: Positive = 30  # logged and reference pictures, each, below which nothing is told
+    shares: bool = False  # whether another mix of predicted classes is drift too
+    retrain: bool = False  # whether drift starts a retraining
+    schedule: Schedule = None  # of every data set; None: only by hand
+
+    @field_validator("since")
+    @classmethod
+    def _span(cls, since: str) -> str:
+        if interval(since) is None:
+            raise ValueError("it needs a number with s, m, h or d, for instance 7d")
+        return since
+
+
 class Run(Section):
     retries: Count = 1
     runner: Literal["threads", "processes", "dask"] = "threads"
@@ -126,6 +146,7 @@ class Params(Settings):
     champion: Champion = Champion()
     run: Run = Run()
     retrain: Retrain = Retrain()
+    drift: Drift = Drift()
     grids: dict[str, Grid] = Field(default_factory=dict)
     profiles: dict[str, Profile]
 

@@ -14,7 +14,7 @@ from prefect.events.schemas.automations import AutomationCore
 from mmlop.errors import MmlopError
 from pipelines.signals import event
 
-RETRAIN, TRAIN = "retrain", "train"  # flows
+RETRAIN, TRAIN, DRIFT = "retrain", "train", "drift"  # flows
 NOTIFY = "MMLOP_NOTIFY_URL"  # of a webhook, which is a secret: from the environment alone
 HEARTBEAT = 30  # seconds, Prefect's least
 SILENCE = timedelta(seconds=100)  # until a run counts as dead
@@ -74,7 +74,7 @@ def _crashed() -> dict[str, Any]:
     message = f"No heartbeat for {SILENCE.total_seconds():.0f} s: its process or its machine was killed."
     return {
         "description": "A run whose heartbeats stopped is dead.",
-        "trigger": _silent([RETRAIN, TRAIN], SILENCE),
+        "trigger": _silent([RETRAIN, TRAIN, DRIFT], SILENCE),
         "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": message}],
     }
 
@@ -90,9 +90,10 @@ def _restart() -> dict[str, Any]:
 
 def _notify(tell: list[dict[str, Any]]) -> dict[str, Any]:
     outcomes = [event(RETRAIN, outcome) for outcome in ("promoted", "failed")]
+    outcomes += [event(DRIFT, outcome) for outcome in ("drifted", "failed")]
     return {
-        "description": "Promotions and failures are told to a webhook.",
-        "trigger": _each_run([RETRAIN], expect=outcomes, posture="Reactive", within=timedelta(0)),
+        "description": "Promotions, drift and failures are told to a webhook.",
+        "trigger": _each_run([RETRAIN, DRIFT], expect=outcomes, posture="Reactive", within=timedelta(0)),
         "actions": tell,
     }
 

@@ -1,4 +1,5 @@
-"""Deployments on a Prefect server: a scheduled retraining of each data set, and what keeps watch over its runs.
+"""Deployments on a Prefect server: a scheduled retraining of each data set, looking for drift where that is scheduled, and
+what keeps watch over their runs.
 
 When comes from params.yaml, how and where from prefect.yaml. Everything may be deployed again and again: what is there is
 brought up to date, and deployments of data sets that are gone are removed.
@@ -36,7 +37,8 @@ from mmlop.store import shown
 from pipelines import automations
 from pipelines.turns import DEFAULT_SLOT, SLOT
 
-FLOW, TAG = automations.RETRAIN, "mmlop"
+FLOW, DRIFT, TAG = automations.RETRAIN, automations.DRIFT, "mmlop"
+LOOKS = "Compares pictures that a service was sent with validation pictures."
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT),
     "PREFECT_LOGGING_LEVEL": "INFO",
@@ -70,13 +72,17 @@ def reachable() -> Iterator[None]:
 
 
 def schedule(settings: Retrain, dataset: str) -> Schedule | None:
-    """When a data set is retrained. Intervals count from a fixed day, so that deploying again does not move the runs."""
-    text = settings.of(dataset)
+    """When a data set is retrained."""
+    return timed(settings.of(dataset), settings.timezone)
+
+
+def timed(text: str | None, timezone: str) -> Schedule | None:
+    """Intervals count from a fixed day, so that deploying again does not move the runs."""
     if text is None:
         return None
     if every := schedules.interval(text):
         return Interval(every, anchor_date=datetime(2024, 1, 1, tzinfo=UTC), timezone="UTC")
-    return Cron(text, timezone=settings.timezone)
+    return Cron(text, timezone=timezone)
 
 
 def pattern(root: Path) -> dict[str, Any]:
@@ -93,13 +99,14 @@ def pattern(root: Path) -> dict[str, Any]:
 
 
 def deployments(root: Path, params: Params) -> dict[str, Any]:
-    """prefect.yaml with a deployment for each data set in place of the pattern."""
+    """prefect.yaml with a deployment for each data set in place of the pattern, and one that looks for its drift if
+    `drift.schedule` says when."""
     found = pattern(root)
     one = found["deployments"][0]
     pool = one["work_pool"]
     given = pool.get("job_variables") or {}
     variables = given | {"env": ENVIRONMENT | {SLOT: DEFAULT_SLOT} | (given.get("env") or {})}
-    found["deployments"] = [
+    retrained = [
         one
         | {
             "name": dataset,
@@ -110,7 +117,15 @@ def deployments(root: Path, params: Params) -> dict[str, Any]:
         }
         for dataset in params.datasets
     ]
+    looks = {"entrypoint": f"pipelines/drift.py:{DRIFT}", "description": LOOKS}
+    when = _as_yaml(timed(params.drift.schedule, params.retrain.timezone))
+    found["deployments"] = retrained + [one | looks | {"schedules": when} for one in retrained if when]
     return found
+
+
+def _flow_of(deployment: dict[str, Any]) -> str:
+    """The name of its flow, which is that of the function too."""
+    return str(deployment["entrypoint"]).rpartition(":")[2]
 
 
 def deploy(root: Path, params: Params) -> list[str]:
@@ -122,16 +137,16 @@ def deploy(root: Path, params: Params) -> list[str]:
         file = Path(folder) / "prefect.yaml"
         file.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
         _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file), cwd=root)
-    return done + [f"deployed {FLOW}/{name}, {_when(params.retrain, name)}" for name in params.datasets]
+    return done + [f"deployed {_flow_of(one)}/{one['name']}, {_when(params, one)}" for one in wanted["deployments"]]
 
 
 def prepare(params: Params) -> list[str]:
-    """The concurrency limit and the automations, made or brought up to date; deployments of data sets that are gone,
+    """The concurrency limit and the automations, made or brought up to date; deployments of what is gone from params.yaml,
     removed. A line for each thing done."""
     _ensure_limit(DEFAULT_SLOT, params.retrain.slots)
     done = [f"limit {DEFAULT_SLOT}: {params.retrain.slots} training(s) at once"]
     done += automations.deploy(params.retrain.restarts)
-    return done + [f"removed {FLOW}/{name}, which is no data set of params.yaml" for name in _remove_others(params)]
+    return done + [f"removed {name}, which params.yaml does not ask for" for name in _remove_others(params)]
 
 
 def _ensure_limit(name: str, slots: int) -> None:
@@ -154,27 +169,31 @@ def _ensure_pool(name: str) -> None:
             client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
 
 
-def _deployed(client: Any) -> list[Any]:
+def _deployed(client: Any, flow: str) -> list[Any]:
     return list(
         client.read_deployments(
-            flow_filter=FlowFilter.model_validate({"name": {"any_": [FLOW]}}),
+            flow_filter=FlowFilter.model_validate({"name": {"any_": [flow]}}),
             deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}),
         )
     )
 
 
 def _remove_others(params: Params) -> list[str]:
+    wanted = {FLOW: params.datasets, DRIFT: params.datasets if params.drift.schedule else ()}
+    removed = []
     with get_client(sync_client=True) as client:
-        others = [one for one in _deployed(client) if one.name not in params.datasets]
-        for one in others:
-            client.delete_deployment(one.id)
-    return [one.name for one in others]
+        for flow, names in wanted.items():
+            for one in _deployed(client, flow):
+                if one.name not in names:
+                    client.delete_deployment(one.id)
+                    removed.append(f"{flow}/{one.name}")
+    return removed
 
 
 def _remove_those_of_pools() -> None:
     """A deployment that was made for a work pool does not learn where the code is when it is served instead."""
     with get_client(sync_client=True) as client:
-        for one in _deployed(client):
+        for one in _deployed(client, FLOW) + _deployed(client, DRIFT):
             if one.work_pool_name is not None:
                 client.delete_deployment(one.id)
 
@@ -189,11 +208,12 @@ def _as_yaml(schedule: Schedule | None) -> list[dict[str, Any]]:
     return [{"interval": schedule.interval.total_seconds(), "anchor_date": anchor, "timezone": schedule.timezone}]
 
 
-def _when(settings: Retrain, dataset: str) -> str:
-    text = settings.of(dataset)
+def _when(params: Params, deployment: dict[str, Any]) -> str:
+    drift = _flow_of(deployment) == DRIFT
+    text = params.drift.schedule if drift else params.retrain.of(deployment["name"])
     if text is None:
         return "by hand only"
-    return f"every {text}" if schedules.interval(text) else f"at {text} ({settings.timezone})"
+    return f"every {text}" if schedules.interval(text) else f"at {text} ({params.retrain.timezone})"
 
 
 def _prefect(*arguments: str, cwd: Path) -> None:
@@ -209,13 +229,17 @@ def serve(root: Path, params: Params) -> None:
     wanted = deployments(root, params)["deployments"]
     os.chdir(root)
     os.environ.update(wanted[0]["work_pool"]["job_variables"]["env"] | config.this_python())
+    from pipelines.drift import drift
     from pipelines.retrain import retrain
 
+    flows: dict[str, Any] = {FLOW: retrain, DRIFT: drift}
+    times = {DRIFT: {name: timed(params.drift.schedule, params.retrain.timezone) for name in params.datasets}}
+    times[FLOW] = {name: schedule(params.retrain, name) for name in params.datasets}
     served: list[Any] = [
-        retrain.to_deployment(
+        flows[_flow_of(one)].to_deployment(
             name=one["name"],
             parameters=one["parameters"],
-            schedules=[found] if (found := schedule(params.retrain, one["name"])) else [],
+            schedules=[found] if (found := times[_flow_of(one)][one["name"]]) else [],
             tags=one["tags"],
             concurrency_limit=ConcurrencyLimitConfig.model_validate(one.get("concurrency_limit") or {"limit": 1}),
             description=one.get("description"),
