@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Two files of tests at a time: most of a test is starting processes and waiting for servers. Threads that wait for each other
+# by spinning would take the other's processor.
+PYTEST := OMP_WAIT_POLICY=passive pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: setup demo test test-slow lint audit clean
 
 setup: .venv/installed
@@ -20,10 +24,10 @@ demo: setup
 	@echo "Done. Next: source .venv/bin/activate; mmlop registry list; DO_NOT_TRACK=true mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: setup lint
-	pytest -q
+	$(PYTEST)
 
 test-slow: setup
-	pytest -q -m slow
+	$(PYTEST) -m slow
 
 lint: setup
 	ruff check .

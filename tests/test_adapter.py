@@ -24,6 +24,8 @@ from mmlop.prompts import Form, PromptShape
 from mmlop.shapes import NoShape, Shape
 from mmlop.tip import CacheShape
 
+FILES = ["README.md", "adapter.json", "adapter.safetensors", "card.html"]
+
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
@@ -141,8 +143,8 @@ def test_format_1_is_checked_too(folder: Path) -> None:
         Adapter.load(folder)
 
 
-def test_the_folder_holds_three_files_and_nothing_is_left_beside_it(folder: Path) -> None:
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "adapter.json", "adapter.safetensors", "card.html"]
+def test_the_folder_holds_four_files_and_nothing_is_left_beside_it(folder: Path) -> None:
+    assert sorted(file.name for file in folder.iterdir()) == FILES
     assert list(folder.parent.iterdir()) == [folder]
 
 
@@ -150,7 +152,7 @@ def test_saving_replaces_a_folder_whole(backbone: Backbone, folder: Path) -> Non
     (folder / "stray.txt").write_text("old")
     other = make_adapter(backbone, seed=1)
     other.save(folder)
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "adapter.json", "adapter.safetensors", "card.html"]
+    assert sorted(file.name for file in folder.iterdir()) == FILES
     assert torch.equal(Adapter.load(folder).factors["U"], other.factors["U"])
 
 

@@ -30,6 +30,7 @@ COMMANDS = [
     *("train", "evaluate", "predict", "report", "status", "deploy", "worker", "retrain", "methods", "benchmark"),
     *("data list", "data add", "data fetch", "data split", "data show", "data docs", "params check", "mini pretrain"),
     *("registry list", "registry show", "registry promote", "registry sync"),
+    *("registry compare", "registry rollback", "registry verify", "serve", "export", "drift"),
 ]
 
 

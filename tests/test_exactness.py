@@ -214,17 +214,18 @@ def test_so_they_do_for_one_class_and_for_a_thousand(exact: Backbone, count: int
         assert_same(outcome(engine, rough, case), expected, 1e-5, gradients=1e-3)
 
 
-@big
+TWENTY = Case(many_names(17) + WRITTEN, depth=12, tokens=4, rank=1, sets=1)
+TWO = Case((" ".join(WORDS), "x"), depth=1, tokens=8, rank=4, shared=False, sets=1)
+
+
 @pytest.mark.parametrize(
-    "case",
+    ("exact", "case"),
     [
-        pytest.param(Case(many_names(17) + WRITTEN, depth=12, tokens=4, rank=1, sets=1), id="20 classes, depth 12"),
-        pytest.param(
-            Case((" ".join(WORDS), "x"), depth=1, tokens=8, rank=4, shared=False, sets=1),
-            id="2 classes, depth 1",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param("ViT-B-16-quickgelu", TWENTY, id="ViT-B-16, 20 classes, depth 12"),
+        pytest.param("ViT-B-16-quickgelu", TWO, id="ViT-B-16, 2 classes, depth 1", marks=pytest.mark.slow),
+        pytest.param("ViT-L-14", TWENTY, id="ViT-L-14, 20 classes, depth 12", marks=pytest.mark.slow),
     ],
+    indirect=["exact"],
 )
 def test_so_they_do_for_architectures_in_use(exact: Backbone, case: Case) -> None:
     expected = outcome(reference, exact, case)

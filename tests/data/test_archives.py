@@ -331,7 +331,11 @@ def test_archives_that_are_damaged(archive: Path, folder: Path, kind: str) -> No
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>Sign in</html>" * 100, b"PK\x03\x04 and so on", gzip.compress(b"a file")])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"<html>Sign in</html>" * 100, b"PK\x03\x04 and so on", gzip.compress(b"a file")],
+    ids=["nothing", "page", "half a zip", "single file"],
+)
 def test_what_is_no_archive(archive: Path, folder: Path, data: bytes) -> None:
     archive.write_bytes(data)
     refuse(archive, folder, "no zip or tar archive")

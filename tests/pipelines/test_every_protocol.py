@@ -149,7 +149,7 @@ def test_a_growing_folder_is_looked_through_again(moved: Project, tmp_path: Path
     photos = tmp_path / "growing"
     photograph(photos, {"red circle": 12, "blue circle": 14})
     moved.mmlop("data", "add", "discs", str(photos))
-    moved.mmlop("train", "discs")
+    moved.run("dvc", "repro", "split@discs")
     manifest = moved.folder / "data/discs/manifest.json"
     before = json.loads(manifest.read_text())
     assert before["split"] == "content"

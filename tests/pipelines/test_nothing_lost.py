@@ -70,7 +70,7 @@ def is_complete_once(client: Any, folder: Path) -> None:
     children = {run.data.params["seed"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
     assert parent.data.tags["mmlop.complete"] == "true"
     assert parent.data.metrics["summary/hm"] == pytest.approx(record["summary"]["hm"])
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"run.json", "confusion.png"}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"run.json", "confusion.png", "card.html"}
     assert children.keys() == record["seeds"].keys() == {"1", "2"}
     for seed, child in children.items():
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -236,7 +236,7 @@ class Training:
         """When the last checkpoint was written, in ns; 0 before the first."""
         return max((file.stat().st_mtime_ns for file in self.folder.glob("*.safetensors")), default=0)
 
-    def kill_within_an_epoch(self) -> None:
+    def kill_within_an_epoch(self) -> str:
         """A quarter of an epoch after a checkpoint, of which there are two by then."""
         self.until(self.saved)
         last = self.saved()
@@ -249,9 +249,10 @@ class Training:
                 return self.kill()
             os.killpg(self.process.pid, signal.SIGCONT)
 
-    def kill(self) -> None:
+    def kill(self) -> str:
+        """What it said until then."""
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        return self.process.communicate()[0]
 
     def ends(self, code: int = 0) -> str:
         """What it said; one sentence rather than a traceback, whatever it ended with."""
@@ -261,28 +262,23 @@ class Training:
         return said
 
 
-def test_a_training_killed_within_an_epoch_goes_on_to_the_same_bits(fresh: Project, undisturbed: dict[str, bytes]) -> None:
-    training = Training(fresh, *TRAIN)
-    training.kill_within_an_epoch()
-    assert outs(fresh) == {}
-    said = fresh.run(*TRAIN).stdout
-    assert re.search(r"resuming after epoch [2-5] from", said)
-    assert outs(fresh) == undisturbed
-    assert not training.folder.exists()
-    assert "already registered as mmlop-mini_digits version 1" in fresh.mmlop("registry", "sync").stdout
-
-
-def test_dvc_killed_while_it_trains_and_again_while_it_publishes(fresh: Project, undisturbed: dict[str, bytes]) -> None:
+def test_killed_within_an_epoch_and_again_while_it_publishes_it_goes_on_to_the_same_bits(
+    fresh: Project, undisturbed: dict[str, bytes]
+) -> None:
     first = Training(fresh, "dvc", "repro")
     first.kill_within_an_epoch()
+    assert outs(fresh) == {}
     second = Training(fresh, "dvc", "repro")
     second.until((fresh.folder / "runs/mini_digits/run.json").exists)
-    second.kill()
-    said = Training(fresh, "dvc", "repro").ends()
+    assert re.search(r"resuming after epoch [2-5] from", second.kill())
+    third = Training(fresh, "dvc", "repro")
+    said = third.ends()
     assert "resuming after epoch 6 from" in said  # of what was trained nothing is trained again
     assert "waiting for another" not in said  # nobody is left over
     assert "version 1" in said
     assert outs(fresh) == undisturbed
+    assert not third.folder.exists()
+    assert "already registered as mmlop-mini_digits version 1" in fresh.mmlop("registry", "sync").stdout
     assert fresh.run("dvc", "status", "--json").stdout.strip() == "{}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{fresh.folder / 'mlflow.db'}")

@@ -108,8 +108,9 @@ class Worker:
         self.log = log
         with log.open("w") as output:
             command = [sys.executable, "-m", "mmlop.cli", "worker"]
+            often = {"PREFECT_WORKER_QUERY_SECONDS": "1"}  # it asks for work every 10 s as a rule
             self.process = subprocess.Popen(
-                command, cwd=project.folder, env=project.environment(), stdout=output, stderr=subprocess.STDOUT
+                command, cwd=project.folder, env=project.environment() | often, stdout=output, stderr=subprocess.STDOUT
             )
 
     def kill(self) -> None:
@@ -242,12 +243,12 @@ def test_the_schedule_promotes_what_is_better_and_keeps_out_what_is_not(
     project: Project, pictures: Pictures, worker: Worker
 ) -> None:
     start = datetime.now(UTC)
-    first = wait_for(lambda: ended(start, "Promoted", "Failed"), 180, worker.log)
+    first = wait_for(lambda: ended(start, "Promoted", "Failed"), 300, worker.log)
     assert first.state.message == f"{CLOTH}: Version 1 is the first champion."
 
     wait_for(lambda: f"retrain-{CLOTH}: promoted\n{first.state.message}" in Told.texts, 20)
 
-    second = wait_for(lambda: ended(first.end_time, "Unchanged", "Promoted", "Kept", "Failed"), 90, worker.log)
+    second = wait_for(lambda: ended(first.end_time, "Unchanged", "Promoted", "Kept", "Failed"), 300, worker.log)
     assert second.state.message == f"{CLOTH}: no new adapter, version 1 stays champion."
     assert second.total_run_time < timedelta(seconds=30)
     assert report().startswith(f"## {CLOTH}: unchanged")
@@ -257,7 +258,7 @@ def test_the_schedule_promotes_what_is_better_and_keeps_out_what_is_not(
     assert "mmlop.retrain_before" not in tags
 
     pictures.add(range(8, 40))
-    grown = wait_for(lambda: ended(second.end_time, "Promoted", "Kept", "Failed"), 150, worker.log)
+    grown = wait_for(lambda: ended(second.end_time, "Promoted", "Kept", "Failed"), 300, worker.log)
     assert grown.state.name == "Promoted"
     assert "Version 2 replaces version 1 as champion" in grown.state.message
     assert champion(project) == 2
@@ -272,7 +273,7 @@ def test_the_schedule_promotes_what_is_better_and_keeps_out_what_is_not(
     assert tags["mmlop.retrain_flow_run"] == str(grown.id)
 
     pictures.add(range(40, 60), shift=1)  # wrong labels
-    poisoned = wait_for(lambda: ended(grown.end_time, "Promoted", "Kept", "Failed"), 150, worker.log)
+    poisoned = wait_for(lambda: ended(grown.end_time, "Promoted", "Kept", "Failed"), 300, worker.log)
     assert poisoned.state.name == "Kept"
     assert "Version 2 stays champion, version 3 is not shown to be better" in poisoned.state.message
     assert champion(project) == 2
@@ -286,9 +287,9 @@ def test_of_missed_runs_the_newest_makes_up_for_all(project: Project, worker: Wo
         assert not client.read_deployment_by_name(f"retrain/{CLOTH}").schedules
     forget_waiting()
     wait_for(lambda: not at_work(), 90, worker.log)
-    wait_for(lambda: not any(run.expected_start_time > datetime.now(UTC) - timedelta(seconds=15) for run in runs()), 60)
+    wait_for(lambda: not any(run.expected_start_time > datetime.now(UTC) - timedelta(seconds=9) for run in runs()), 60)
     now = datetime.now(UTC)
-    missed = [ask(Scheduled(scheduled_time=now - timedelta(seconds=late))) for late in (12, 8, 4)]
+    missed = [ask(Scheduled(scheduled_time=now - timedelta(seconds=late))) for late in (6, 4, 2)]
     wait_for(lambda: all(read(one).state.is_final() for one in missed), 120, worker.log)
     newest = read(missed[-1]).state.name
     assert newest != "Skipped"
@@ -301,7 +302,7 @@ def test_a_killed_machine_costs_no_run_and_makes_no_second_version(project: Proj
     project.mmlop("deploy", MMLOP_NOTIFY_URL=webhook)
     forget_waiting()
     wait_for(lambda: not at_work(), 60, worker.log)
-    project.edit(train__epochs=60)
+    project.edit(train__epochs=20)
     Told.texts.clear()
     before = versions(project)
     run = ask()

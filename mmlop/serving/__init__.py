@@ -1,0 +1,1 @@
+"""Serving: many adapters behind one address, from names over loaded classifiers to predictions."""

@@ -1,0 +1,55 @@
+"""uvicorn, ended by a signal in order: nothing new is let in, what is under way is answered, the exit code is 0."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from mmlop.errors import MmlopError
+from mmlop.serving.service import Service
+
+HEAD = 256 * 1024  # bytes of a request's head: a thousand class names fit into its first line
+
+
+class Server(uvicorn.Server):
+    def __init__(self, app: FastAPI, service: Service, opened: Callable[[], None], access_log: bool = False) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,  # as the process has set it up
+            access_log=access_log,
+            server_header=False,
+            h11_max_incomplete_event_size=HEAD,
+            ws="none",
+        )
+        super().__init__(config)
+        self._service, self._opened = service, opened
+
+    def serve_on(self, sock: socket.socket, grace: float) -> None:
+        """Serve until a signal; then what is under way has ``grace`` seconds. A second signal ends it at once, with
+        SystemExit(1). Raises MmlopError where the port was taken."""
+        self.config.timeout_graceful_shutdown = round(grace)
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO if self.config.access_log else logging.WARNING)
+        try:
+            sock.listen(self.config.backlog)
+        except OSError as error:  # another process that had it bound was faster
+            raise MmlopError(f"The port cannot be listened on ({error.strerror}): choose another --port.") from error
+        self.run(sockets=[sock])
+        if self.force_exit:
+            raise SystemExit(1)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._opened()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn would raise the signal again at its end, and only force itself by SIGINT."""
+        self._service.stopping = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
