@@ -40,7 +40,7 @@ def slow_ece(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> float:
     rows, error = logits.tolist(), 0.0
     confidences = logits.softmax(dim=1).max(dim=1).values.tolist()
     for k in range(bins):
-        inside = [i for i, c in enumerate(confidences) if k / bins < c <= (k + 1) / bins]
+        inside = [i for i, c in enumerate(confidences) if k < c * bins <= k + 1]  # rounded alike at the edges
         if inside:
             accuracy = sum(slow_prediction(rows[i]) == labels[i].item() for i in inside) / len(inside)
             confidence = sum(slow_confidence(rows[i]) for i in inside) / len(inside)
@@ -78,7 +78,7 @@ def test_reliability_equals_its_loop(example: tuple[torch.Tensor, torch.Tensor],
     confidences = logits.softmax(dim=1).max(dim=1).values.tolist()
     assert len(found) == bins
     for k, (count, sure, right) in enumerate(found):
-        inside = [i for i, c in enumerate(confidences) if k / bins < c <= (k + 1) / bins]
+        inside = [i for i, c in enumerate(confidences) if k < c * bins <= k + 1]  # rounded alike at the edges
         assert count == len(inside)
         if not inside:
             assert (sure, right) == (0, 0)
