@@ -40,6 +40,11 @@ class BackboneRecord(Section):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def shown(self) -> str:
+        """The name for others: of a local folder not where it lies."""
+        return Path(self.name).name if self.weights == "local" else self.name
+
 
 class Origin(Section):
     """Where the adapter comes from."""

@@ -91,7 +91,7 @@ It tells {len(info.classes)} classes of pictures apart: {", ".join(map(plain, in
 
 It was trained on {origin.shots} pictures per class at most, of the data set {plain(origin.dataset)}.{source}
 
-It belongs to the frozen CLIP {plain(info.backbone.name)} ({plain(info.backbone.weights)}), which stays as it is, and has
+It belongs to the frozen CLIP {plain(info.backbone.shown)} ({plain(info.backbone.weights)}), which stays as it is, and has
 {adapter.shape.trainable:,} trained numbers: {described(adapter.shape)}."""
 
 
@@ -155,7 +155,7 @@ def _lineage(info: AdapterInfo) -> str:
         "hash of the data": f"`{origin.data_hash[:16]}`",
         "hash of the split": f"`{origin.split_hash[:16]}`",
         "seed": str(origin.seed),
-        "backbone": f"{plain(backbone.name)}, fingerprint `{backbone.fingerprint[:16]}`",
+        "backbone": f"{plain(backbone.shown)}, fingerprint `{backbone.fingerprint[:16]}`",
         "computed in": f"{backbone.precision}, pictures of {backbone.resolution} pixels",
         "anchor texts": f"{plain(info.anchor_name)} ({len(info.anchor_templates)})",
     }

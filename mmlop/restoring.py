@@ -26,7 +26,7 @@ def restored(values: Mapping[str, Any], recorded: Mapping[str, Any]) -> Values:
     name = backbone.pop("profile")
     settings = {section: dict(recorded[section]) for section in SECTIONS if section in recorded}
     if not _counts_epochs(recorded):
-        del settings["train"]["epochs"]
+        settings["train"].pop("epochs", None)
     return {key: value for key, value in values.items() if key not in SECTIONS} | {
         "method": recorded["method"],
         "backbone": name,

@@ -60,6 +60,14 @@ def test_it_says_what_the_adapter_is_for_and_how_good_it_is() -> None:
         assert words in text
 
 
+def test_where_a_backbone_lies_is_nobody_elses_business() -> None:
+    adapter = make_adapter(CLIP)
+    local = adapter.info.backbone.model_copy(update={"name": "/home/ada/clips/own", "weights": "local"})
+    text = shown(make_adapter(CLIP, backbone=local))
+    assert "frozen CLIP own (local)" in text
+    assert "/home" not in text
+
+
 def test_what_was_not_measured_is_said_to_be_so() -> None:
     text = shown(make_adapter(CLIP, metrics={}, drift_correction=False))
     assert "not measured" in text

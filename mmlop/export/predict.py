@@ -31,7 +31,7 @@ def main() -> None:
     try:
         about = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
         session = load(HERE / asked.model, about)
-    except (Unreadable, OSError) as error:
+    except (Unreadable, OSError, ValueError) as error:
         sys.exit(f"Error: {error}")
     failed = False
     for path in asked.pictures:
