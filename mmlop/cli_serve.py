@@ -27,13 +27,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed together.")] = 32,
-    delay: Annotated[float, typer.Option(min=0, help="Milliseconds that a picture waits for others.")] = 2,
+    delay: Annotated[float, typer.Option(min=0, max=10_000, help="Milliseconds that a picture waits for others.")] = 2,
     adapters: Annotated[int, typer.Option(min=1, help="Adapters kept in memory.")] = 1000,
-    refresh: Annotated[float, typer.Option(min=0.1, help="Seconds after which the registry is asked again.")] = 10,
+    refresh: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds after which the registry is asked again.")
+    ] = 10,
     queue: Annotated[int, typer.Option(min=1, help="Pictures under way before others are refused.")] = 256,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 30,
-    max_picture: Annotated[float, typer.Option(min=0.001, help="MB of a picture file.")] = 20,
-    max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of a picture.")] = 50,
+    timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds that a request may take.")] = 30,
+    max_picture: Annotated[float, typer.Option(min=0.001, max=10_000, help="MB of a picture file.")] = 20,
+    max_pixels: Annotated[float, typer.Option(min=0.001, max=10_000, help="Megapixels of a picture.")] = 50,
     max_pictures: Annotated[int, typer.Option(min=1, help="Pictures of one request.")] = 16,
     max_classes: Annotated[int, typer.Option(min=1, help="Class names of one request.")] = 1000,
     log: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Log predictions there, for `mmlop drift`.")] = None,
@@ -71,6 +73,7 @@ def serve(
         from mmlop.serving.shelf import Shelf
 
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken form is its sender's business
         warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # what is too large is refused
         catalogue, shelf = Catalogue(uris or [], refresh=refresh), Shelf(adapters, device)
         service = Service(catalogue, shelf, limits, batch, delay / 1000, PredictionLog(log, log_pictures) if log else None)
@@ -92,8 +95,7 @@ def _bound(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-    except OSError as error:
-        raise MmlopError(
-            f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port or --host."
-        ) from error
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise MmlopError(f"{host}:{port} cannot be listened on ({why}): choose another --port or --host.") from error
     return sock

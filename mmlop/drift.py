@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.spatial.distance import cdist, pdist, squareform
+from scipy.spatial.distance import pdist, squareform
 
 from mmlop import class_mix
 from mmlop.config import Drift
@@ -24,6 +24,7 @@ MOST = 2000  # pictures of a kind that are compared
 MIX = 0.05  # level at which classes are shared out otherwise among logged pictures
 COMMON = 0.5  # share of logged pictures below which classes in common are not enough to compare within
 SAME = 2e-3  # distance of features up to which two pictures are one
+BLOCK = 500  # pictures whose distances to all others are held at once
 
 Outcome = Literal["steady", "drifted", "too_few"]
 
@@ -49,7 +50,13 @@ class Sample:
 
     def distinct(self) -> Sample:
         """Each picture once: one that is sent again and again, by a health check for instance, would count as many."""
-        again = np.tril(cdist(self.features, self.features) < SAME, k=-1).any(axis=1)
+        features = self.features.astype(np.float64)
+        squares = (features**2).sum(axis=1)
+        again = np.zeros(len(self), dtype=bool)
+        for start in range(0, len(self), BLOCK):  # so that memory grows with the number of pictures, not with its square
+            end = min(start + BLOCK, len(self))
+            apart = squares[start:end, None] + squares[:end] - 2 * features[start:end] @ features[:end].T
+            again[start:end] = np.tril(apart < SAME**2, k=start - 1).any(axis=1)
         return self.take(np.flatnonzero(~again))
 
 
@@ -98,10 +105,10 @@ def compare(reference: Sample, logged: Sample, settings: Drift, unseen: bool = T
     There is drift where a test is significant at ``settings.level``, divided by the number of tests, and finds an effect of
     ``settings.effect`` at least. Where the mix of classes is another one, that has to be so for each that is plausible.
     """
-    known = logged.thinned(MOST)
-    one, other = reference.thinned(MOST), known.distinct()
+    once = logged.distinct()
+    one, other = reference.thinned(MOST), once.thinned(MOST)
     classes = _classes(one, other)
-    counts = (len(one), len(other), len(known) - len(other))
+    counts = (len(one), len(other), len(logged) - len(once))
     if min(counts[:2]) < settings.pictures:
         there = f"{len(other)} logged and {len(one)} reference pictures"
         reason = f"Too few to tell: {there}, and {settings.pictures} of each are needed."
@@ -119,9 +126,15 @@ def compare(reference: Sample, logged: Sample, settings: Drift, unseen: bool = T
     judged |= {"shares of classes": shares} if settings.shares else {}
     level = settings.level / len(judged)
     drifted = [name for name, test in judged.items() if test.shows(level, settings.effect)]
-    outcome: Outcome = "drifted" if drifted else "steady"
     counts = (min(map(len, alike)), *counts[1:])
-    return Found(outcome, _reason(judged, drifted, counts), *counts, features, confidence, shares, classes)
+    outcome: Outcome = "drifted" if drifted else "steady" if counts[0] >= settings.pictures else "too_few"
+    reason = _reason(judged, drifted, counts)
+    if outcome == "too_few":
+        reason = (
+            f"Too few to tell: other classes are asked than were validated on, and of these mixes {counts[0]} reference "
+            f"pictures are left, where {settings.pictures} are needed."
+        )
+    return Found(outcome, reason, *counts, features, confidence, shares, classes)
 
 
 def _least(findings: Iterable[Finding]) -> Finding:
@@ -155,7 +168,8 @@ def energy_test(reference: np.ndarray, logged: np.ndarray, of: np.ndarray, other
         excess += found[0] - distances.sum() / ((n + m) * (n + m - 1))  # the mean over all permutations
         between += across
     p_value = (statistics >= statistics[0] * (1 - 1e-12)).mean()
-    return Finding(float(p_value), float(2 * np.sqrt(max(excess / between, 0.0))))
+    effect = 2 * np.sqrt(max(excess, 0.0) / between) if between else 0.0  # 0: all are the same
+    return Finding(float(p_value), float(effect))
 
 
 def _energies(distances: np.ndarray, mine: np.ndarray, n: int, m: int) -> tuple[np.ndarray, float]:

@@ -98,7 +98,6 @@ def uri_of(name: str, params: Params) -> str:
 def reference_of(classifier: Classifier, data: Fetched) -> tuple[str, Sample]:
     """The validation pictures of the adapter's classes as it sees them, or the training pictures where there are none; and
     which of them they are."""
-    known = set(classifier.classes)
     known, manifest = set(classifier.classes), data.manifest
     parts = {part: [one for one in manifest.of(part) if manifest.classes[one.label] in known] for part in ("val", "train")}
     part = "val" if parts["val"] else "train"

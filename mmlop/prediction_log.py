@@ -143,7 +143,10 @@ class PredictionLog:
         return self._part
 
     def _remove_old(self) -> None:
-        found = [(file, file.stat()) for file in parts(self.folder)]
+        found = []
+        for file in parts(self.folder):
+            with suppress(FileNotFoundError):  # another service removes old ones, too
+                found.append((file, file.stat()))
         total, oldest = sum(stat.st_size for _, stat in found), time.time() - 86400 * self.days
         for file, stat in found:
             if stat.st_mtime < oldest or total > self.limit * 7 // 8:  # room for the file that is begun now
@@ -183,13 +186,17 @@ def read(
         raise MmlopError(f"There is no prediction log at {folder}: `mmlop serve --log FOLDER` writes one.")
     start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
     kept: list[tuple[np.ndarray, Any]] = []  # batches, with the places of their rows among all
-    total, step = 0, 1
+    total, held, step = 0, 0, 1
     for batch in _batches(Path(folder), start, name, identity):
-        kept.append(_every(step, np.arange(total, total + len(batch)), batch))
+        places, chosen = _every(step, np.arange(total, total + len(batch)), batch)
         total += len(batch)
-        while most is not None and sum(map(len, (places for places, _ in kept))) > most:
+        if len(chosen):
+            kept.append((places, chosen))
+            held += len(chosen)
+        while most is not None and held > most:
             step *= 2
-            kept = [_every(step, places, batch) for places, batch in kept]
+            kept = [pair for one in kept if len((pair := _every(step, *one))[0])]
+            held = sum(len(places) for places, _ in kept)
     return _logged([batch for _, batch in kept], total)
 
 

@@ -21,7 +21,7 @@ from streams import NAME, Watched, noisy
 from mmlop import class_mix, config, drift, drift_check, drift_report
 from mmlop.config import Drift
 from mmlop.data.mini import benchmark
-from mmlop.drift import Sample, compare, energy_test, shares_test
+from mmlop.drift import Finding, Sample, compare, energy_test, shares_test
 from mmlop.errors import MmlopError
 
 pytest_plugins = ["cli_fixtures", "drift_fixtures"]
@@ -156,7 +156,7 @@ def test_a_shift_is_found_whatever_the_mix_and_a_small_one_is_not_for_all_its_si
 def test_the_mix_of_classes_is_drift_where_it_is_said_to_be() -> None:
     generator = np.random.default_rng(0)
     reference, logged = drawn(generator, [20] * 4), drawn(generator, [290, 10, 0, 0])
-    assert compare(reference, logged, Drift()).outcome == "steady"
+    assert compare(reference, logged, Drift(pictures=10)).outcome == "steady"
     found = compare(reference, logged, Drift(shares=True))
     assert found.outcome == "drifted"
     assert found.reason.startswith("Shares of classes have drifted, 300 logged beside ")
@@ -175,6 +175,23 @@ def test_few_pictures_and_repeated_ones_tell_nothing() -> None:
         assert compare(one, other, Drift()).outcome == "too_few"
     unseen = replace(logged, labels=np.full(28, "other"))
     assert compare(reference, unseen, Drift(pictures=10)).outcome == "drifted"  # with no class in common
+
+
+def test_no_all_clear_from_a_few_pictures_of_another_mix() -> None:
+    """Of 80 pictures some 20 are of the class that is asked most: they may show drift, but not that there is none."""
+    generator = np.random.default_rng(0)
+    reference, logged = drawn(generator, [20] * 4), drawn(generator, [290, 10, 0, 0])
+    found = compare(reference, logged, Drift())
+    assert found.outcome == "too_few"
+    assert found.reference < Drift().pictures
+    assert found.shares is not None
+    assert "of these mixes" in found.reason
+    assert compare(reference, drawn(generator, [290, 10, 0, 0], 5.0), Drift()).outcome == "drifted"
+
+
+def test_where_all_are_alike_there_is_no_effect() -> None:
+    sure, names = np.ones((20, 1)), np.full(20, "one")
+    assert energy_test(sure, sure, names, names) == Finding(1.0, 0.0)
 
 
 @pytest.mark.parametrize(("key", "value"), [("since", "a week"), ("level", 0), ("effect", -1), ("schedule", "soon")])
@@ -231,7 +248,9 @@ def test_pictures_of_other_classes_are_noticed(inside: Watched, tmp_path: Path) 
 
 def test_half_of_the_classes_are_no_drift(inside: Watched, tmp_path: Path) -> None:
     inside.serve(inside.pictures("test")[:100], tmp_path)
-    found = drift_check.check(str(inside.adapter), config.load(), tmp_path).found
+    params = config.load()
+    few = params.model_copy(update={"drift": params.drift.model_copy(update={"pictures": 10})})
+    found = drift_check.check(str(inside.adapter), few, tmp_path).found
     assert found.outcome == "steady"
     assert found.shares is not None
     assert found.shares.p_value < 0.05

@@ -16,6 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,15 @@ from mmlop.classifier import Classifier
 from mmlop.errors import MmlopError
 from mmlop.prediction_log import PredictionLog
 from mmlop.probe import ProbeShape
-from mmlop.serving import mixed
+from mmlop.serving import bodies, mixed
 from mmlop.serving.answers import About, Predicted, Problem
 from mmlop.serving.app import create_app
 from mmlop.serving.batching import Batcher, BatchFailed
 from mmlop.serving.catalogue import Catalogue
-from mmlop.serving.limits import Limits
-from mmlop.serving.service import Service
+from mmlop.serving.limits import Limits, Place, Refused, Room
+from mmlop.serving.service import Pool, Service
 from mmlop.serving.shelf import Shelf
-
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "project_fixtures"]
 
 LIMITS = Limits(picture=100_000, pictures=3, classes=4, letters=150, pixels=1_000_000, queue=4, timeout=20, bodies=250_000)
 
@@ -635,3 +635,69 @@ def test_a_port_in_use(mmlop: Run, folder: Path) -> None:
         said = error(mmlop("serve", folder, "--port", taken.getsockname()[1]))
     assert "--port" in said
     assert "already in use" in said
+
+
+def test_who_goes_away_leaves_nothing_in_the_queue_and_keeps_the_place_while_a_thread_works() -> None:
+    room = Room(Limits())
+    begun, go, ran = threading.Event(), threading.Event(), []
+
+    def work(number: int) -> None:
+        begun.set()
+        go.wait(10)
+        ran.append(number)
+
+    async def scenario() -> None:
+        pool = Pool(1, "one")
+        tasks, places = [], [Place(room) for _ in range(2)]
+        for number, place in enumerate(places):
+            place.picture()
+            place.hold(1000)
+            tasks.append(asyncio.create_task(pool.run(place, work, number)))
+        await until(begun.is_set)
+        for task, place in zip(tasks, places, strict=True):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            place.leave()
+        assert (room.pictures, room.bytes) == (1, 1000)  # of the one whose thread goes on
+        go.set()
+        await until(lambda: room.pictures == 0)
+        await pool.run(Place(room), work, 2)
+        pool.stop()
+
+    asyncio.run(scenario())
+    assert ran == [0, 2]
+    assert room.bytes == 0
+
+
+def test_what_is_not_wanted_any_more_is_not_decoded() -> None:
+    place = Place(Room(Limits()))
+    assert len(bodies.prepared([picture()], 32, Limits(), place)) == 1
+    place.wanted = False
+    with pytest.raises(Refused, match="Nobody waits"):
+        bodies.prepared([picture()], 32, Limits(), place)
+
+
+def test_on_an_empty_registry_it_is_ready_for_the_first_champion(make: Make, empty_project: Path) -> None:
+    service = make()
+    service.catalogue = Catalogue()
+    assert get(create_app(service), "/healthz").status == 503
+    assert service.warm() == 0
+    reply = get(create_app(service), "/healthz")
+    assert (reply.status, reply.json["adapters"]) == (200, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--timeout", "inf"], "--timeout"),
+        (["--delay", "inf"], "--delay"),
+        (["--max-picture", "inf"], "--max-picture"),
+        (["--host", "a..b"], "cannot be listened on"),
+    ],
+)
+def test_options_without_sense_are_one_sentence(mmlop: Run, folder: Path, options: list[str], says: str) -> None:
+    said = mmlop("serve", folder, "--port", 0, *options)
+    assert said.code != 0
+    assert says in said.err
+    assert "Traceback" not in said.err

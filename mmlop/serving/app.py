@@ -150,6 +150,7 @@ async def about(request: Request, name: str) -> Response:
     return JSONResponse(await _service(request).about(name))
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=Health, responses=_problems(503), summary="Whether it is ready")
 async def healthz(request: Request) -> Response:
     """200 once a backbone is loaded and as long as batches are computed."""
@@ -194,7 +195,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _unable(request: Request, error: Exception) -> Response:
     """What is wrong here is for whoever runs the service: a registry that is down, an adapter that cannot be read."""
-    logger.error("%s %s: %s", request.method, request.url.path, error)
+    logger.error("%s %r: %s", request.method, request.url.path, error)
     return await _refused(request, Refused(503, "That is not possible at the moment; the log of the service says why."))
 
 

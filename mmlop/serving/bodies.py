@@ -42,13 +42,16 @@ async def read(request: Request, limits: Limits, place: Place) -> list[bytes]:
     return files
 
 
-def prepared(files: list[bytes], size: int, limits: Limits) -> list[Tensor]:
+def prepared(files: list[bytes], size: int, limits: Limits, place: Place) -> list[Tensor]:
     """Picture files as the model is shown them, uint8 [3, S, S] each: what `Classifier.predict` makes of them.
 
-    Raises Refused: 415 for what is no picture, 413 for too many pixels (known before any is decoded), 400 for a broken one.
+    Raises Refused: 415 for what is no picture, 413 for too many pixels (known before any is decoded), 400 for a broken one;
+    504, which nobody reads, where the rest is not wanted any more.
     """
     found = []
     for number, data in enumerate(files, 1):
+        if not place.wanted:
+            raise Refused(504, "Nobody waits for the answer.")
         try:
             found.append(_prepared(data, size, limits))
         except Refused as error:

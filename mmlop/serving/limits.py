@@ -61,11 +61,12 @@ class Room:
 
 
 class Place:
-    """What one request holds of the room, until it leaves."""
+    """What one request holds of the room, until it leaves, and so does every thread that works for it."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self.pictures, self._bytes = 0, 0
+        self.pictures, self._bytes, self._users = 0, 0, 1
+        self.wanted = True  # whether somebody waits for the answer; read by threads
 
     def picture(self) -> None:
         """Let one more picture in. Raises Refused where the queue is full."""
@@ -81,7 +82,14 @@ class Place:
         self._room.bytes += size
         self._bytes += size
 
+    def stay(self) -> None:
+        """One more has to leave."""
+        self._users += 1
+
     def leave(self) -> None:
+        self._users -= 1
+        if self._users:
+            return
         self._room.pictures -= self.pictures
         self._room.bytes -= self._bytes
         self.pictures, self._bytes = 0, 0

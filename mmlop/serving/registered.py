@@ -109,7 +109,7 @@ class Registered:
         """The folder of a version, fetched again where it was deleted, and the identity of what is in it."""
         key = model, number
         known = self._folders.get(key)
-        if known is not None and (known[0] / "adapter.json").is_file():
+        if known is not None and all((known[0] / name).is_file() for name in ("adapter.safetensors", "adapter.json")):
             return known
         until, failure = self._failed.get(key, (0.0, None))
         if failure is not None and time.monotonic() < until:

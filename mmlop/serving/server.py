@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -25,13 +26,14 @@ class Server(uvicorn.Server):
             server_header=False,
             h11_max_incomplete_event_size=HEAD,
             ws="none",
+            http="h11",  # httptools knows no such limit
         )
         super().__init__(config)
         self._service, self._opened = service, opened
 
     def serve_on(self, sock: socket.socket, grace: float) -> None:
-        """Serve until a signal; then what is under way has ``grace`` seconds. A second signal ends it at once, with
-        SystemExit(1). Raises MmlopError where the port was taken."""
+        """Serve until a signal; then what is under way has ``grace`` seconds. A second signal ends the process at once,
+        with 1. Raises MmlopError where the port was taken."""
         self.config.timeout_graceful_shutdown = round(grace)
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.access").setLevel(logging.INFO if self.config.access_log else logging.WARNING)
@@ -40,8 +42,6 @@ class Server(uvicorn.Server):
         except OSError as error:  # another process that had it bound was faster
             raise MmlopError(f"The port cannot be listened on ({error.strerror}): choose another --port.") from error
         self.run(sockets=[sock])
-        if self.force_exit:
-            raise SystemExit(1)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn would raise the signal again at its end, and only force itself by SIGINT."""
+        if self.should_exit:
+            os._exit(1)  # an exit in order would wait for threads that decode
         self._service.stopping = True
-        self.force_exit = self.should_exit
         self.should_exit = True

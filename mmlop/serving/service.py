@@ -32,6 +32,34 @@ LOGGED = 5  # labels of each picture in the prediction log
 WARM = 16  # adapters loaded before the first request; others are when they are asked for
 
 
+class Pool:
+    """Threads, and a queue in front of them that leaves nothing behind of who does not wait any more."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(threads, name)
+        self._free = asyncio.Semaphore(threads)
+
+    async def run(self, place: Place, function: Callable[..., T], *arguments: object) -> T:
+        """Who is cancelled while the thread works goes at once; the thread, and with it the ``place``, when it is done."""
+        await self._free.acquire()
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        except RuntimeError:  # shut down
+            self._free.release()
+            raise
+        place.stay()
+
+        def done(work: asyncio.Future[T]) -> None:
+            self._free.release()
+            place.leave()
+
+        work.add_done_callback(done)
+        return await asyncio.shield(work)
+
+    def stop(self, wait: bool = True) -> None:
+        self._threads.shutdown(wait, cancel_futures=True)
+
+
 @dataclass(frozen=True)
 class Predicted:
     found: Found
@@ -58,9 +86,9 @@ class Service:
         self.metrics, self.room = Metrics(), Room(limits)
         self.batcher: Batcher[Asked, Answer] = Batcher(mixed.answer, batch, delay, self.metrics.batch)
         self.metrics.registry.register(Kept(self.room, shelf, log))
-        self._quick = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "mmlop-decode")
-        self._slow = ThreadPoolExecutor(2, "mmlop-names")
-        self.stopping = False
+        self._quick, self._slow = Pool(max(4, os.cpu_count() or 1), "mmlop-decode"), Pool(2, "mmlop-names")
+        self._about_pool = ThreadPoolExecutor(2, "mmlop-about")  # of questions that no picture should hold up
+        self._warmed = self.stopping = False
 
     def warm(self, all_or_none: bool = True) -> int:
         """Load the first of what is served, so that its backbone is there; the number of names. Raises MmlopError for what
@@ -75,14 +103,15 @@ class Service:
                     raise
                 logger.error("%s cannot be loaded: %s", name, error)
                 failure = error
-        if failure is not None and not self.ready:
+        if failure is not None and not self.shelf.stats().loads:
             raise failure
+        self._warmed = True
         return len(names)
 
     @property
     def ready(self) -> bool:
-        """Whether a backbone is loaded and batches are computed."""
-        return self.shelf.stats().loads > 0 and self.batcher.alive
+        """Whether what there was to load is loaded, and batches are computed."""
+        return self._warmed and self.batcher.alive
 
     async def predict(self, request: Request, name: str, top: int, classes: Sequence[str] | None) -> Predicted:
         """Raises Refused, starlette's ClientDisconnect, or MmlopError for what is not the request's fault."""
@@ -93,7 +122,7 @@ class Service:
             async with asyncio.timeout(self.limits.timeout):
                 files = await bodies.read(request, self.limits, place)
                 whole = True
-                predicted = await _unless_gone(request, self._answered(name, names, files, top))
+                predicted = await _unless_gone(request, self._answered(place, name, names, files, top))
             outcome = "answered"
             return predicted
         except Refused:
@@ -114,14 +143,15 @@ class Service:
             ) from None
         finally:
             self.metrics.pictures.labels(outcome).inc(max(1, place.pictures))
+            place.wanted = False
             place.leave()
 
     async def about(self, name: str) -> dict[str, Any]:
         """What `GET /adapters/{name}` says."""
-        return await self._in(self._quick, self._about, name)
+        return await asyncio.get_running_loop().run_in_executor(self._about_pool, self._about, name)
 
     async def names(self) -> list[str]:
-        return await self._in(self._quick, self.catalogue.names)
+        return await asyncio.get_running_loop().run_in_executor(self._about_pool, self.catalogue.names)
 
     def require_open(self) -> None:
         if self.stopping:
@@ -131,14 +161,17 @@ class Service:
         """Finish what was let in, and end the threads."""
         self.stopping = True
         self.batcher.stop()
-        self._quick.shutdown(cancel_futures=True)
-        self._slow.shutdown(wait=False, cancel_futures=True)
+        self._quick.stop()
+        self._slow.stop(wait=False)
+        self._about_pool.shutdown(wait=False, cancel_futures=True)
         if self.log is not None:
             self.log.close()
 
-    async def _answered(self, name: str, names: tuple[str, ...] | None, files: list[bytes], top: int) -> Predicted:
+    async def _answered(
+        self, place: Place, name: str, names: tuple[str, ...] | None, files: list[bytes], top: int
+    ) -> Predicted:
         pool = self._quick if names is None else self._slow
-        found, asked = await self._in(pool, self._asked, name, names, files)
+        found, asked = await pool.run(place, self._asked, place, name, names, files)
         answers = await asyncio.gather(*[asyncio.wrap_future(self.batcher.submit(one)) for one in asked])
         labels = []
         for one, data in zip(answers, files, strict=True):
@@ -149,7 +182,9 @@ class Service:
                 self.log.add(found.name, found.identity, features, row.labels[:LOGGED], row.scores[:LOGGED], names, data)
         return Predicted(found, labels)
 
-    def _asked(self, name: str, names: tuple[str, ...] | None, files: list[bytes]) -> tuple[Found, list[Asked]]:
+    def _asked(
+        self, place: Place, name: str, names: tuple[str, ...] | None, files: list[bytes]
+    ) -> tuple[Found, list[Asked]]:
         """Everything that comes before the forward pass; in a thread, as it decodes, and may load and encode."""
         found = self._found(name)
         classifier = self.shelf.take(found)
@@ -158,7 +193,7 @@ class Service:
         except MmlopError as error:
             raise Refused(400, str(error)) from error
         size = classifier.backbone.preprocessing.size
-        return found, [Asked(classifier, picture, names) for picture in bodies.prepared(files, size, self.limits)]
+        return found, [Asked(classifier, picture, names) for picture in bodies.prepared(files, size, self.limits, place)]
 
     def _found(self, name: str) -> Found:
         try:
@@ -179,7 +214,7 @@ class Service:
             "dataset": info.origin.dataset,
             "classes": info.classes,
             "open_vocabulary": adapter.shape.kind != "probe",
-            "backbone": {"name": info.backbone.name, "weights": info.backbone.weights},
+            "backbone": {"name": info.backbone.shown, "weights": info.backbone.weights},
             "trainable": adapter.shape.trainable,
             "bytes": (found.folder / "adapter.safetensors").stat().st_size,
             "metrics": info.metrics,
@@ -193,10 +228,6 @@ class Service:
             "temperature": info.temperature,
             "card": card.body(adapter),
         }
-
-    @staticmethod
-    async def _in(pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
