@@ -50,6 +50,7 @@ from mmlop.serving.catalogue import Catalogue
 from mmlop.serving.limits import Limits, Place, Refused, Room
 from mmlop.serving.service import Pool, Service
 from mmlop.serving.shelf import Shelf
+
 pytest_plugins = ["cli_fixtures", "project_fixtures"]
 
 LIMITS = Limits(picture=100_000, pictures=3, classes=4, letters=150, pixels=1_000_000, queue=4, timeout=20, bodies=250_000)
