@@ -44,6 +44,7 @@ def list_(dataset: Some = None, as_json: AsJson = False) -> None:
 def show(uri: Uri, as_json: AsJson = False) -> None:
     """One adapter: what it reached, where it comes from, and how it was decided on."""
     from mmlop import facts
+    from mmlop.verification import leaves
 
     found = facts.of(uri)
     if as_json:
@@ -59,7 +60,7 @@ def show(uri: Uri, as_json: AsJson = False) -> None:
     _show("Decision", _decided(found))
     _show("As champion", {f"{entry.number}. {entry.at}": _change(entry, found) for entry in found.history})
     info = found.info.model_dump(mode="json")
-    show_table("adapter.json", ["key", "value"], [[key, _short(value)] for key, value in _flat(info)])
+    show_table("adapter.json", ["key", "value"], [[key, _short(value)] for key, value in leaves(info).items()])
 
 
 @app.command()
@@ -213,13 +214,6 @@ def _beside(pair: Pair) -> list[list[str]]:
 
 def _metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in sorted(metrics.items()))
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, inner in value.items():
-        flat += _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [(f"{prefix}{key}", inner)]
-    return flat
 
 
 def _short(value: Any) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmlop import config, ledger, trained_on
-from mmlop.errors import MmlopError, listing
+from mmlop.errors import MmlopError
 from mmlop.ledger import Entry
 from mmlop.resolving import resolve
 from mmlop.store import TrackingUnavailable, answering, connect
-from mmlop.tracking import flatten
-from mmlop.versions import Version, aliases_of, version_of
+from mmlop.verification import changes, leaves
+from mmlop.versions import Version, named
 
 if TYPE_CHECKING:
     from mmlop.adapter import AdapterInfo
@@ -46,7 +46,7 @@ class Facts:
             "split": origin.split_hash,
             "shots": str(origin.shots),
             "seed": str(origin.seed),
-            "mode": ", ".join(f"{key} {value}" for key, value in flatten(origin.mode).items()),
+            "mode": ", ".join(f"{key} {value}" for key, value in leaves(origin.mode).items()),
             "params": tags.get("mmlop.params_hash", ""),
             "DVC experiment": tags.get("mmlop.dvc_experiment", ""),
             "flow run": tags.get("mmlop.flow_run_id", ""),
@@ -108,7 +108,7 @@ def of(uri: str) -> Facts:
         return Facts(uri, folder, info, size)
     client = connect()
     with answering():
-        version = _version(client, rest.strip("/"))
+        version = named(client, rest.strip("/"))
         entries = ledger.read(client, version.name).entries
     mine = tuple(entry for entry in entries if version.version in (entry.old, entry.new))
     return Facts(uri, folder, info, size, version.run_id, version.tags, version, mine)
@@ -118,8 +118,7 @@ def compare(one: Facts, other: Facts, root: Path, device: str = "cpu") -> Pair:
     """Where two adapters differ, and, if the project at ``root`` has their data set, which is the better one: the test of
     ``mmlop.champion`` on validation pictures that neither was trained on. Raises TrackingUnavailable."""
     first, second = one.info.origin, other.info.origin
-    params = _differing(flatten(first.params), flatten(second.params))
-    data = _differing(_data(one.info), _data(other.info))
+    params, data = changes(first.params, second.params), changes(_data(one.info), _data(other.info))
     try:
         test = _tested(one, other, root, device)
         settings = config.load(root / "params.yaml").champion
@@ -129,17 +128,6 @@ def compare(one: Facts, other: Facts, root: Path, device: str = "cpu") -> Pair:
         sentence = f"The two cannot be compared on pictures here: {str(error).rstrip('.')}."
         return Pair(one, other, params, data, sentence)
     return Pair(one, other, params, data, _sentence(one, other, test, settings), test)
-
-
-def _version(client: Any, rest: str) -> Version:
-    name, at, alias = rest.partition("@")
-    if not at:
-        name, _, number = rest.partition("/")
-        return version_of(client, name, number)
-    aliases = aliases_of(client, name)
-    if alias not in aliases:
-        raise MmlopError(f"{name} has no alias '{alias}' any more; its aliases: {listing(aliases) or 'none'}.")
-    return version_of(client, name, str(aliases[alias]))
 
 
 def _data(info: AdapterInfo) -> dict[str, Any]:
@@ -154,11 +142,6 @@ def _data(info: AdapterInfo) -> dict[str, Any]:
         "template": info.template,
         "backbone": f"{info.backbone.name}, {info.backbone.weights}, fingerprint {info.backbone.fingerprint}",
     }
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Pairs:
-    keys = [*one, *(key for key in other if key not in one)]
-    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
 
 
 def _tested(one: Facts, other: Facts, root: Path, device: str) -> Challenge:

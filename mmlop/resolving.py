@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmlop import config
-from mmlop.errors import MmlopError, listing
+from mmlop.errors import MmlopError
 from mmlop.files import replacing
 from mmlop.store import answering, connect, mlflow
 from mmlop.tracking import MODEL
-from mmlop.versions import aliases_of, numbers_of, version_of
+from mmlop.versions import named
 
 
 def resolve(uri: str | Path) -> Path:
@@ -50,22 +50,8 @@ def _local(folder: Path) -> Path:
 
 
 def _resolve_model(client: Any, rest: str) -> Path:
-    if "@" in rest:
-        name, _, alias = rest.partition("@")
-        aliases = aliases_of(client, name)
-        if alias not in aliases:
-            there = listing(aliases, alias) or "none yet"
-            raise MmlopError(
-                f"{name} has no alias '{alias}'; its aliases: {there}; its versions: {numbers_of(client, name)}."
-            )
-        wanted = str(aliases[alias])
-    else:
-        name, slash, wanted = rest.partition("/")
-        if not slash:
-            aliases_of(client, name)  # the name is wrong more often than the form
-            raise MmlopError(f"models:/{name} names no version: add @champion, or one of /{numbers_of(client, name)}.")
-    version = version_of(client, name, wanted)
-    return _fetched(f"models:/{name}/{version.version}", version.identity)
+    version = named(client, rest)
+    return _fetched(f"models:/{version.name}/{version.version}", version.identity)
 
 
 def _resolve_run(client: Any, rest: str) -> Path:

@@ -96,6 +96,23 @@ def version_of(client: Any, name: str, wanted: str) -> Version:
     raise MmlopError(f"{name} has no version '{wanted}'; its versions: {there}.")
 
 
+def named(client: Any, rest: str) -> Version:
+    """The version that ``NAME@ALIAS`` or ``NAME/VERSION`` stands for. Raises MmlopError, listing what exists, if there is
+    no such model, alias or version."""
+    name, at, alias = rest.partition("@")
+    if not at:
+        name, slash, number = rest.partition("/")
+        if slash:
+            return version_of(client, name, number)
+        aliases_of(client, name)  # the name is wrong more often than the form
+        raise MmlopError(f"models:/{name} names no version: add @champion, or one of /{numbers_of(client, name)}.")
+    aliases = aliases_of(client, name)
+    if alias not in aliases:
+        there = listing(aliases, alias) or "none yet"
+        raise MmlopError(f"{name} has no alias '{alias}'; its aliases: {there}; its versions: {numbers_of(client, name)}.")
+    return version_of(client, name, str(aliases[alias]))
+
+
 def decided(client: Any, version: Version, tags: Mapping[str, str]) -> None:
     """Write down a decision in place of an earlier one, its outcome last: a version with an outcome has the whole decision.
     Done again, it changes nothing."""

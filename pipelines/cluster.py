@@ -43,7 +43,7 @@ def runner(params: Params) -> Any:
     try:
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError:
-        raise MmlopError("run.runner is dask, which is not installed: pip install 'mmlop[dask]'.") from None
+        raise MmlopError("run.runner is dask, which is not installed: run `pip install -e '.[dask]'`.") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said in a sentence
     require_shared(params)
     require_commit()

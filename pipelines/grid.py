@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from mmlop.grids.forecast import Expected
 from mmlop.grids.points import Plan, Point
 from mmlop.grids.tracking import log_all
 from pipelines import server, turns, workspace
+from pipelines.processes import ended_with_us
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +92,9 @@ def _measured(grid: str, workers: int) -> None:
         start_new_session=True,  # so that it can be ended together with its workers
     )
     assert process.stdout is not None
-    try:
+    with ended_with_us(process):
         said = process.stdout.read().strip()
         process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
     if process.returncode:
         raise MmlopError(said or f"The process that measures ended with code {process.returncode}: run the same again.")
 

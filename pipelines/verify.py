@@ -20,7 +20,7 @@ from mmlop.errors import MmlopError
 from mmlop.resolving import resolve
 from mmlop.store import answering, connect
 from mmlop.verification import Verdict
-from mmlop.versions import Version, aliases_of, version_of
+from mmlop.versions import Version, named
 from pipelines.worktree import Worktree, checked_out
 
 RESOLVED = "import json; from mmlop import config; print(json.dumps(config.load().resolved()))"
@@ -50,16 +50,10 @@ def verify(uri: str) -> Verdict:
 
 def registered(uri: str) -> Version:
     """Raises MmlopError, listing what exists, if there is no such version."""
-    name, at, alias = uri.removeprefix("models:/").strip("/").partition("@")
-    name, slash, number = name.partition("/")
+    rest = uri.removeprefix("models:/").strip("/")
     client = connect()
     with answering():
-        if slash:
-            return version_of(client, name, number)
-        aliases, alias = aliases_of(client, name), alias if at else "champion"
-        if alias not in aliases:
-            raise MmlopError(f"{name} has no alias '{alias}'; its aliases: {', '.join(sorted(aliases)) or 'none yet'}")
-        return version_of(client, name, str(aliases[alias]))
+        return named(client, rest if {"@", "/"} & {*rest} else f"{rest}@champion")
 
 
 def trained_at(version: Version) -> tuple[str, bool]:

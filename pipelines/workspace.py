@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from mmlop import config
 from mmlop.errors import MmlopError
+from pipelines.processes import ended_with_us
 
 BUSY = ("is busy", "Unable to acquire lock")
 
@@ -125,16 +125,12 @@ def run(command: str, *arguments: str, root: Path | None = None, fds: Sequence[i
     )
     assert process.stdout is not None
     said: list[str] = []
-    try:
+    with ended_with_us(process):
         for line in process.stdout:
             said.append(line)
             if show:
                 print(line, end="", flush=True)
         process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
     if process.returncode:
         lines = [line.strip() for line in said if line.strip()]
         error = next((line for line in lines if line.startswith("Error:")), " ".join(lines[-2:]))

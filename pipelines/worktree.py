@@ -18,6 +18,7 @@ from typing import Any
 from mmlop import config, privacy
 from mmlop.data import public
 from mmlop.errors import MmlopError
+from pipelines.processes import ended_with_us
 
 # What variables of these say is of this project, or of servers that others watch.
 OTHERS = ("DVC_", "GIT_", "MLFLOW_", "MMLOP_", "PREFECT_")
@@ -49,15 +50,11 @@ class Worktree:
             )
             assert process.stderr is not None
             said: list[str] = []
-            try:
+            with ended_with_us(process):
                 for line in process.stderr:
                     said.append(line.strip())
                     print(line, end="", file=sys.stderr, flush=True)
                 process.wait()
-            except BaseException:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                raise
             if process.returncode:
                 lines = [line for line in said if line] or [f"exit code {process.returncode}"]
                 error = next((line for line in lines if line.startswith("Error: ")), lines[-1])

@@ -150,7 +150,7 @@ def test_compare_says_what_differs_and_why_it_cannot_tell(mmlop: Run, two: Path,
     info["origin"]["params"]["prompts"]["rank"] = 2
     (folder / "adapter.json").write_text(json.dumps(info))
     found = asked(mmlop, "compare", ONE, folder)
-    assert found["params"] == {"prompts.rank": ["1", "2"]}
+    assert found["params"] == {"prompts.rank": [1, 2]}
     assert found["data"]["data set"] == ["toy", "other"]
     assert found["test"] is None
     said = mmlop("registry", "compare", ONE, folder)

@@ -189,6 +189,30 @@ def test_no_all_clear_from_a_few_pictures_of_another_mix() -> None:
     assert compare(reference, drawn(generator, [290, 10, 0, 0], 5.0), Drift()).outcome == "drifted"
 
 
+@pytest.mark.parametrize("count", [1, 499, 500, 501, 1203])
+def test_each_picture_counts_once(count: int) -> None:
+    generator = np.random.default_rng(count)
+    some = drawn(generator, [count, 0, 0, 0])
+    mixed = some.take(generator.integers(0, count, 3 * count))
+    seen: set[bytes] = set()
+    first = [place for place, row in enumerate(mixed.features) if row.tobytes() not in seen and not seen.add(row.tobytes())]
+    assert np.array_equal(mixed.distinct().features, mixed.features[first])
+
+
+def test_what_is_repeated_does_not_take_the_place_of_what_is_not() -> None:
+    """Of 8000 rows all but 400 are a health check's."""
+    generator = np.random.default_rng(0)
+    others, check = drawn(generator, [100] * 4), drawn(generator, [1, 0, 0, 0])
+    logged = Sample(
+        np.concatenate([others.features, np.repeat(check.features, 7600, axis=0)]),
+        np.concatenate([others.confidence, np.repeat(check.confidence, 7600)]),
+        np.concatenate([others.labels, np.repeat(check.labels, 7600)]),
+        np.concatenate([others.truth, np.repeat(check.truth, 7600)]),
+    ).take(generator.permutation(8000))
+    found = compare(drawn(generator, [40] * 4), logged, Drift())
+    assert (found.logged, found.repeated) == (401, 7599)
+
+
 def test_where_all_are_alike_there_is_no_effect() -> None:
     sure, names = np.ones((20, 1)), np.full(20, "one")
     assert energy_test(sure, sure, names, names) == Finding(1.0, 0.0)

@@ -310,7 +310,7 @@ def test_a_missing_package_is_one_sentence(name: str, saved: Path, tmp_path: Pat
     assert said.returncode == 1
     last = said.stderr.strip().splitlines()[-1]
     assert f"MmlopError: Exporting needs {name}" in last
-    assert last.endswith("pip install 'mmlop[export]'.")
+    assert last.endswith("`pip install -e '.[export]'` in mmlop's folder.")
     assert not list(tmp_path.iterdir())
 
 

@@ -203,6 +203,15 @@ def test_a_file_that_was_removed_is_begun_anew(tmp_path: Path) -> None:
     np.testing.assert_allclose(read(tmp_path).features, FEATURES[1:2], atol=3e-4)
 
 
+def test_a_file_that_another_service_removes_in_between_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "predictions-0.arrows").symlink_to(tmp_path / "gone")  # there to be listed, and not to be looked at
+    with PredictionLog(tmp_path) as log:
+        add(log, np.zeros(4))
+        log.flush()
+        assert log.dropped == 0
+        assert len(files(tmp_path)) == 2
+
+
 def test_a_full_disk_costs_rows_and_nothing_else(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     rows = np.random.default_rng(0).standard_normal((100, 512))

@@ -349,6 +349,31 @@ def test_a_second_signal_ends_it_at_once(adapters: Path) -> None:
         served.stop()
 
 
+HUNG = """
+import os, signal, socket, threading, time
+from mmlop.serving.app import create_app
+from mmlop.serving.batching import Batcher
+from mmlop.serving.catalogue import Catalogue
+from mmlop.serving.limits import Limits
+from mmlop.serving.server import Server
+from mmlop.serving.service import Service
+from mmlop.serving.shelf import Shelf
+service = Service(Catalogue(), Shelf(1), Limits())
+service.batcher.stop()
+service.batcher = Batcher(lambda ones: time.sleep(60), 1, 0.0)
+service.batcher.submit(1)
+sock = socket.socket()
+sock.bind(("127.0.0.1", 0))
+Server(create_app(service), service, lambda: os.kill(os.getpid(), signal.SIGTERM)).serve_on(sock, 1)
+"""
+
+
+def test_a_signal_ends_it_though_a_computation_hangs(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", HUNG], cwd=tmp_path, capture_output=True, text=True, timeout=40)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == ["A computation did not end in time: the process ends without it."]
+
+
 def test_a_promotion_goes_live(project: Path, backbone: Path) -> None:
     registry.publish(make_run(project, "toy", backbone, seed=1, noise=5.0), {})
     folder = make_run(project, "toy", backbone, seed=2, noise=5.0)

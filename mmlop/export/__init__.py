@@ -75,7 +75,7 @@ def require_packages() -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise MmlopError(
-                f"Exporting needs {name}, which cannot be used ({error}): pip install 'mmlop[export]'."
+                f"Exporting needs {name}, which cannot be used ({error}): `pip install -e '.[export]'` in mmlop's folder."
             ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -14,6 +15,8 @@ from fastapi import FastAPI
 from mmlop.errors import MmlopError
 from mmlop.serving.service import Service
 
+logger = logging.getLogger(__name__)
+LAST = 5  # seconds that threads have to end once requests had theirs
 HEAD = 256 * 1024  # bytes of a request's head: a thousand class names fit into its first line
 
 
@@ -32,8 +35,8 @@ class Server(uvicorn.Server):
         self._service, self._opened = service, opened
 
     def serve_on(self, sock: socket.socket, grace: float) -> None:
-        """Serve until a signal; then what is under way has ``grace`` seconds. A second signal ends the process at once,
-        with 1. Raises MmlopError where the port was taken."""
+        """Serve until a signal; then what is under way has ``grace`` seconds, and threads LAST more. Where they do not
+        end, the process does, with 1, as it does at once by a second signal. Raises MmlopError where the port was taken."""
         self.config.timeout_graceful_shutdown = round(grace)
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.access").setLevel(logging.INFO if self.config.access_log else logging.WARNING)
@@ -54,3 +57,12 @@ class Server(uvicorn.Server):
             os._exit(1)  # an exit in order would wait for threads that decode
         self._service.stopping = True
         self.should_exit = True
+        watch = threading.Timer((self.config.timeout_graceful_shutdown or 0) + LAST, _give_up)
+        watch.daemon = True
+        watch.start()
+
+
+def _give_up() -> None:
+    logger.error("A computation did not end in time: the process ends without it.")
+    logging.shutdown()
+    os._exit(1)

@@ -268,7 +268,7 @@ def forget_remote(project: Project, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (forget_dask, r"pip install 'mmlop\[dask\]'"),
+        (forget_dask, r"pip install -e '\.\[dask\]'"),
         (forget_remote, "has no DVC remote"),
         (lambda _, patch: patch.delenv("MLFLOW_TRACKING_URI"), "set MLFLOW_TRACKING_URI to its address"),
         (
